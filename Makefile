@@ -1,0 +1,112 @@
+# `make` lists the targets. Nothing is needed but make and a python3 from 3.10 to 3.13 with venv and pip.
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+SUPPORTED := 3.10 3.11 3.12 3.13
+
+DEV := requirements/dev-$(VERSION).txt
+OLDEST := requirements/oldest-$(VERSION).txt
+BIN := .venv/bin
+
+# An environment is built from its lock alone and built again when the lock
+# changes; the stamp is touched last, so a broken-off build is not taken for one.
+READY := .venv/ready-$(VERSION)
+READY_OLDEST := .venv-oldest/ready-$(VERSION)
+
+# -qq: pip's warnings are about the machine's configuration; errors are still shown.
+INSTALL := -m pip install -qq --disable-pip-version-check --no-deps --no-compile
+FROM_LOCK := --require-hashes --only-binary :all: -r
+FROM_HERE := --no-build-isolation --editable .
+COMPILE := --quiet --python-platform linux --only-binary :all: --generate-hashes \
+  --no-emit-index-url --no-emit-build-options --custom-compile-command 'make lock' $(LOCK_FLAGS)
+
+# What says nothing about the versions of the dependencies is not run on the oldest of them.
+NOT_ON_OLDEST := --ignore=tests/test_docs.py --ignore=tests/test_structure.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types docs wheel coverage bench format lock clean graphviz .venv .venv-oldest
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+
+demo: $(READY) ## run the example workflow: model selection on a real data set
+	@$(BIN)/python examples/model_selection.py
+
+test: $(READY) $(READY_OLDEST) graphviz ## run all tests, and the quick ones on the oldest DuckDB too
+	$(BIN)/python -m pytest -m "not wheel"
+	.venv-oldest/bin/python -m pytest -m "not slow and not wheel" $(NOT_ON_OLDEST)
+
+check: lint types ## lint, types and the quick tests, in under two minutes
+	$(BIN)/python -m pytest -m "not slow and not wheel"
+
+lint: $(READY) ## ruff, the formatting, and flake8 for what ruff does not see (setup.cfg)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/flake8 functionfuse catalog
+
+format: $(READY) ## format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+docs: $(READY) ## build the documentation into docs/_build; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+	@echo "docs/_build/index.html"
+
+wheel: $(READY) ## build the wheel, install it into a bare environment, run the quickstart there
+	$(BIN)/python -m pytest -m wheel
+
+coverage: $(READY) graphviz ## the tests with their line and branch coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not wheel"
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+bench: $(READY) ## measure against the bare floor and the alternatives; prints ratios
+	@$(BIN)/python benchmarks
+
+lock: $(addprefix lock-,$(SUPPORTED)) ## compile requirements/*.txt anew; newer versions with LOCK_FLAGS=--upgrade
+
+lock-%: $(READY)
+	@echo "requirements/dev-$*.txt, oldest-$*.txt"
+	@$(BIN)/uv pip compile $(COMPILE) --python-version $* \
+	  --extra dask --extra graph pyproject.toml requirements/dev.in -o requirements/dev-$*.txt >/dev/null
+	@$(BIN)/uv pip compile $(COMPILE) --python-version $* \
+	  --resolution lowest-direct pyproject.toml requirements/tests.in -o requirements/oldest-$*.txt >/dev/null
+
+clean: ## remove what the other targets made, the environments too
+	rm -rf .venv .venv-oldest build dist docs/_build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv: $(READY)
+.venv-oldest: $(READY_OLDEST)
+
+$(READY): $(DEV)
+	@echo "Building .venv for Python $(VERSION): a minute or two."
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python $(INSTALL) $(FROM_LOCK) $(DEV)
+	@$(BIN)/python $(INSTALL) $(FROM_HERE)
+	@touch $@
+
+$(READY_OLDEST): $(OLDEST)
+	@echo "Building .venv-oldest for Python $(VERSION)."
+	@rm -rf .venv-oldest
+	@$(PYTHON) -m venv .venv-oldest
+	@.venv-oldest/bin/python $(INSTALL) $(FROM_LOCK) $(OLDEST)
+	@.venv-oldest/bin/python $(INSTALL) $(FROM_HERE)
+	@touch $@
+
+requirements/%-$(VERSION).txt:
+	$(error Python $(VERSION) is not supported: say which one to use, as in `make $(MAKECMDGOALS) PYTHON=python3.11` ($(SUPPORTED)))
+
+# GraphWorkflow draws with Graphviz's program; it comes from the system, not from a Python package.
+graphviz:
+	@command -v dot >/dev/null && exit 0; \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  echo "Installing Graphviz with apt-get."; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq graphviz; } >/dev/null 2>&1 && exit 0; \
+	fi; \
+	echo "Graphviz's program dot is missing: the tests that draw a workflow are skipped. Install the system's package graphviz."

@@ -1,0 +1,40 @@
+"""The exceptions of the catalog.
+
+CatalogError
+├── NotABlob (ValueError)           bytes that do not end in a footer
+├── DamagedFooter (ValueError)      a footer whose bytes are not those that were written
+├── NewerFormat (RuntimeError)      written by a newer version
+├── InvalidQuestion (ValueError)    a filter, a date or an SQL text that cannot be answered
+├── ExportRefused (OSError)         an export that would go nowhere or over something
+└── CatalogUnusable (OSError)       no storage there, or its catalog cannot be reached
+"""
+
+from __future__ import annotations
+
+
+class CatalogError(Exception):
+    """Base of every exception that the catalog raises by itself."""
+
+
+class NotABlob(CatalogError, ValueError):
+    """The bytes do not end in a footer."""
+
+
+class DamagedFooter(CatalogError, ValueError):
+    """There is a footer, and it is not what was written."""
+
+
+class NewerFormat(CatalogError, RuntimeError):
+    """A blob, journal or storage was written by a newer version."""
+
+
+class InvalidQuestion(CatalogError, ValueError):
+    """A filter, a date or an SQL text cannot be answered."""
+
+
+class ExportRefused(CatalogError, OSError):
+    """An export's destination is missing, or there already."""
+
+
+class CatalogUnusable(CatalogError, OSError):
+    """There is no storage at that place, or its catalog cannot be reached."""

@@ -1,0 +1,193 @@
+"""The storage as the catalog sees it: segments, footers and folders on a disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from catalog.errors import DamagedFooter, NotABlob
+from catalog.ids import id_at
+from catalog.journal import JOURNAL_FOLDER, SEGMENT_SUFFIX
+from catalog.names import candidates, decode, from_text, to_text
+from catalog.record import footer_from, size_of, utc_text
+
+_READ = os.O_RDONLY | os.O_CLOEXEC
+_SHA1_SIZE = 20
+
+
+@dataclass(frozen=True)
+class Found:
+    """A blob that was looked at.
+
+    Attributes
+    ----------
+    event_id : str
+        The id of the save that put it there: the blob's, unless it was moved or copied to another name by hand.
+    line : str
+        The line that the journal has of it, or would have.
+    """
+
+    event_id: str
+    line: str
+
+
+class Unreadable(Exception):
+    """There is a file, and it does not say what it is."""
+
+
+class Folder:
+    """A storage's folder.
+
+    Parameters
+    ----------
+    root : str
+        Absolute path.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def segments(self) -> list[tuple[str, int]]:
+        """Return name and size in bytes of every journal segment, oldest first."""
+        try:
+            with os.scandir(f"{self.root}/{JOURNAL_FOLDER}") as entries:
+                return sorted((entry.name, entry.stat().st_size) for entry in entries if _is_segment(entry.name))
+        except FileNotFoundError:
+            return []
+
+    def lines(self, segment: str, position: int, most: int) -> Iterator[tuple[bytes, int]]:
+        """Yield what a segment holds from `position` on, in whole lines, with the position behind them.
+
+        Parameters
+        ----------
+        segment : str
+            Its file name.
+        position : int
+            Bytes from its beginning.
+        most : int
+            About how many bytes to yield at once.
+        """
+        with open(f"{self.root}/{JOURNAL_FOLDER}/{segment}", "rb") as file:
+            file.seek(position)
+            rest = b""
+            while data := file.read(most):
+                whole, newline, rest = (rest + data).rpartition(b"\n")
+                if newline:
+                    position += len(whole) + 1
+                    yield whole, position
+
+    def look(self, workflow: str, task: str) -> Found | None:
+        """Return what is stored under a name, None if nothing is.
+
+        Raises
+        ------
+        Unreadable
+            If there is a file that is no blob, or a damaged one.
+        """
+        for folder in candidates(workflow):
+            for file in candidates(task):
+                found = self.look_at(folder, file)
+                if found is not None:
+                    return found
+        return None
+
+    def look_at(self, folder: str, file: str) -> Found | None:
+        """Return what a file holds, None if it is not there; raises as `look` does."""
+        try:
+            handle = os.open(f"{self.root}/{folder}/{file}", _READ)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise Unreadable from error
+        try:
+            return _found(handle, folder, file)
+        except (OSError, ValueError) as error:
+            raise Unreadable from error
+        finally:
+            os.close(handle)
+
+    def workflows(self) -> list[tuple[str, int]]:
+        """Return every workflow's folder and when its entries last changed, ns since 1970."""
+        try:
+            with os.scandir(self.root) as entries:
+                return [(e.name, e.stat().st_mtime_ns) for e in entries if e.name[0] != "." and e.is_dir()]
+        except FileNotFoundError:
+            return []
+
+    def files(self, folder: str) -> list[str]:
+        """Return the names of the files in a workflow's folder that can be results."""
+        try:
+            with os.scandir(f"{self.root}/{folder}") as entries:
+                return [entry.name for entry in entries if entry.name[0] != "." and entry.is_file()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def _is_segment(name: str) -> bool:
+    return name.endswith(SEGMENT_SUFFIX) and name[0] != "."
+
+
+def _found(handle: int, folder: str, file: str) -> Found:
+    status = os.fstat(handle)
+    size = status.st_size
+
+    def tail(count: int) -> bytes:
+        return os.pread(handle, count, max(0, size - count))
+
+    try:
+        footer = footer_from(tail, size)
+    except NotABlob:
+        return _found_older(handle, folder, file, status)
+    except DamagedFooter as error:
+        raise Unreadable from error
+    record = footer.record
+    line = {"event": "save", "format": footer.format, "size": size_of(size, record), **record}
+    workflow, task = decode(folder), decode(file)
+    if workflow not in (None, from_text(record["workflow"])) or task not in (None, from_text(record["task"])):
+        return _moved(line, folder, file)
+    return Found(record["blob_id"], json.dumps(line))
+
+
+def _moved(line: dict[str, Any], folder: str, file: str) -> Found:
+    """Return what is known of a blob that stands under another name than it was saved under: where it is, counts."""
+    blob_id = line["blob_id"]
+    milliseconds = int(blob_id.replace("-", "")[:12], 16)
+    event_id = id_at(milliseconds, _digest(folder, file, blob_id.encode()))
+    line |= {"event_id": event_id, "workflow": _name(folder, line["workflow"]), "task": _name(file, line["task"])}
+    return Found(event_id, json.dumps(line))
+
+
+def _name(file_name: str, otherwise: str) -> str:
+    name = decode(file_name)
+    return otherwise if name is None else to_text(name)
+
+
+def _digest(folder: str, file: str, content: bytes) -> bytes:
+    place = f"{folder}/{file}/".encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(place + content, digest_size=16).digest()
+
+
+def _found_older(handle: int, folder: str, file: str, status: os.stat_result) -> Found:
+    """Return what is known of a file of the older format: a pickle and its SHA-1, which is not computed here."""
+    head = os.pread(handle, 1, 0)
+    tail = os.pread(handle, _SHA1_SIZE + 1, max(0, status.st_size - _SHA1_SIZE - 1))
+    if head != b"\x80" or len(tail) <= _SHA1_SIZE or tail[:1] != b".":
+        raise Unreadable
+    checksum = tail[1:]
+    blob_id = id_at(status.st_mtime_ns // 1_000_000, _digest(folder, file, checksum))
+    line = {
+        "event": "save",
+        "format": 0,
+        "size": status.st_size,
+        "blob_id": blob_id,
+        "workflow": _name(folder, folder),
+        "task": _name(file, file),
+        "saved_at": utc_text(status.st_mtime),
+        "checksum": f"sha1:{checksum.hex()}",
+        "serializers": ["pickle"],
+    }
+    return Found(blob_id, json.dumps(line))

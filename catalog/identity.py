@@ -1,0 +1,93 @@
+"""``.catalog/storage.json``: which storage a folder is.
+
+The UUID keys every index, private ones too, so that a folder that was deleted
+and begun again is not answered from the index of the old one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+
+from catalog.errors import CatalogUnusable, NewerFormat
+from catalog.ids import new_id
+from catalog.names import CATALOG_FOLDER
+
+STORAGE_FORMAT = 1
+_FILE = f"{CATALOG_FOLDER}/storage.json"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A storage's UUID and the version of its layout."""
+
+    uuid: str
+    format: int
+
+
+def read_identity(root: str) -> Identity | None:
+    """Return the identity of the storage in folder `root`, or None if it has none yet.
+
+    Raises
+    ------
+    NewerFormat
+        If a newer version laid the storage out.
+    CatalogUnusable
+        If the file is damaged.
+    """
+    path = os.path.join(root, _FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        identity = Identity(str(content["uuid"]), int(content["format"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CatalogUnusable(f"{path} is damaged ({error}): delete it, and the catalog is built anew") from error
+    if identity.format > STORAGE_FORMAT:
+        raise NewerFormat(
+            f"{root} has storage format {identity.format}, this version knows up to {STORAGE_FORMAT}: "
+            "install a newer functionfuse"
+        )
+    return identity
+
+
+def ensure_identity(root: str) -> Identity:
+    """Return the identity of the storage in folder `root`, giving it one if it has none.
+
+    Of several processes that do so at once, one wins and all return its identity.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    identity = read_identity(root)
+    if identity is not None:
+        return identity
+    path = os.path.join(root, _FILE)
+    temporary = f"{path}.{new_id()}.tmp"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        with open(temporary, "x", encoding="utf-8") as file:
+            json.dump({"uuid": new_id(), "format": STORAGE_FORMAT}, file)
+        _publish_first(temporary, path)
+    finally:
+        os.unlink(temporary)
+    identity = read_identity(root)
+    if identity is None:
+        raise CatalogUnusable(f"{path} vanished while it was written")
+    return identity
+
+
+def _publish_first(temporary: str, path: str) -> None:
+    # A link, unlike a rename, does not replace the identity that another process gave meanwhile.
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not os.path.exists(path):
+            with open(temporary, "rb") as source, open(path, "wb") as target:
+                target.write(source.read())

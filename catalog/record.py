@@ -1,0 +1,237 @@
+"""The record of one result, and the footer that carries it at the end of a blob.
+
+A blob is ``body | footer | trailer``. The body is the pickle stream, followed by
+buffers; the footer is one JSON object, the record; the trailer has 40 bytes:
+
+====== ===== =====================================================
+offset bytes content (integers are little-endian)
+====== ===== =====================================================
+0      16    XXH3-128 of the body, canonical (big-endian) form
+16     4     length of the footer, bytes
+20     2     format version
+22     2     flags; bit 0: the body is one pickle stream, nothing else
+24     8     XXH3-64 of the footer and the 24 bytes above
+32     8     magic, ``89 46 46 62 0D 0A 1A 0A``
+====== ===== =====================================================
+
+XXH3 was chosen because a checksum has to find damage at the speed of memory
+(measured: 8.2 GB/s, BLAKE3 4.2, SHA-256 1.1 on one core); against forgery no
+unkeyed hash would help.
+
+The same JSON, with the size put in front, is the blob's line in the journal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from json.encoder import encode_basestring_ascii as quote
+from typing import Any
+
+import xxhash
+
+from catalog.errors import DamagedFooter, NewerFormat, NotABlob
+from catalog.names import to_text
+
+FORMAT = 1
+MAGIC = b"\x89FFb\r\n\x1a\n"
+PLAIN = 1
+
+_TRAILER = struct.Struct("<16sIHH")
+_SEAL = struct.Struct("<Q8s")
+TRAILER_SIZE = _TRAILER.size + _SEAL.size
+
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a blob says of itself.
+
+    Attributes
+    ----------
+    text : bytes
+        The JSON object of the footer, as it stands in the blob.
+    body_size : int
+        Bytes of pickle stream and buffers, which begin at offset 0.
+    body_checksum : bytes
+        Their XXH3-128, 16 bytes.
+    plain : bool
+        Whether the body is a pickle stream and nothing else.
+    format : int
+        Version of the blob's format.
+    """
+
+    text: bytes
+    body_size: int
+    body_checksum: bytes
+    plain: bool
+    format: int
+
+    @property
+    def blob_id(self) -> str:
+        """The id of the blob, which stands first in every footer."""
+        return self.text[12:48].decode("ascii")
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The JSON object, parsed; its keys are columns of the catalog."""
+        return dict(json.loads(self.text))
+
+
+def close_blob(record: str, body_checksum: bytes, plain: bool) -> bytes:
+    """Return the footer and trailer that make a body a blob.
+
+    Parameters
+    ----------
+    record : str
+        One JSON object in ASCII.
+    body_checksum : bytes
+        XXH3-128 of the body, 16 bytes.
+    plain : bool
+        Whether the body is a pickle stream and nothing else.
+    """
+    footer = record.encode("ascii")
+    head = _TRAILER.pack(body_checksum, len(footer), FORMAT, PLAIN if plain else 0)
+    return footer + head + _SEAL.pack(xxhash.xxh3_64_intdigest(footer + head), MAGIC)
+
+
+def footer_span(tail: bytes | memoryview) -> int:
+    """Return how many bytes at the end of a blob are footer and trailer.
+
+    Parameters
+    ----------
+    tail : bytes-like
+        The blob's last bytes, the 40 of the trailer at least.
+
+    Raises
+    ------
+    NotABlob
+        If the bytes do not end as a blob does: of another format, or cut short.
+    NewerFormat
+        If a newer version wrote it.
+    """
+    if len(tail) < TRAILER_SIZE or tail[-8:] != MAGIC:
+        raise NotABlob("the bytes do not end in a blob's trailer")
+    _, footer_size, version, _ = _TRAILER.unpack_from(tail, len(tail) - TRAILER_SIZE)
+    if version > FORMAT:
+        raise NewerFormat(f"the blob has format {version}, this version reads up to {FORMAT}: install a newer one")
+    return int(footer_size) + TRAILER_SIZE
+
+
+def read_footer(tail: bytes | memoryview, size: int) -> Footer:
+    """Return the footer of a blob, checked.
+
+    Parameters
+    ----------
+    tail : bytes-like
+        At least the last `footer_span` bytes of the blob.
+    size : int
+        Bytes of the whole blob.
+
+    Raises
+    ------
+    NotABlob, NewerFormat
+        As `footer_span` does.
+    DamagedFooter
+        If footer or trailer are not as they were written.
+    """
+    span = footer_span(tail)
+    if span > len(tail):
+        raise DamagedFooter(f"the footer claims {span} bytes of {size}")
+    sealed = bytes(tail[-span : -_SEAL.size])
+    seal, _ = _SEAL.unpack_from(tail, len(tail) - _SEAL.size)
+    if xxhash.xxh3_64_intdigest(sealed) != seal:
+        raise DamagedFooter("the footer's checksum is wrong")
+    body_checksum, _, version, flags = _TRAILER.unpack_from(sealed, span - TRAILER_SIZE)
+    return Footer(sealed[: -_TRAILER.size], size - span, body_checksum, bool(flags & PLAIN), version)
+
+
+def fragment(**fields: Any) -> str:
+    """Return `fields` as the inside of a JSON object, to be joined with others into a record.
+
+    Strings have to be valid Unicode (`to_text`), numbers finite.
+    """
+    return _encode(fields)[1:-1]
+
+
+def name_fields(workflow: str, task: str) -> str:
+    """Return the fragment that names a result."""
+    return f'"workflow":{quote(to_text(workflow))},"task":{quote(to_text(task))}'
+
+
+def utc_text(seconds: float) -> str:
+    """Return a time as the text that journal and footers hold: ISO 8601, UTC, microseconds.
+
+    Parameters
+    ----------
+    seconds : float
+        Since 1970, as `time.time` gives them.
+    """
+    whole = int(seconds)
+    return f"{_second_text(whole)}.{int((seconds - whole) * 1e6):06d}Z"
+
+
+_last_second = (0, "1970-01-01T00:00:00")
+
+
+def _second_text(second: int) -> str:
+    # Formatting the date costs 2 µs, and nearly every save falls into the second of the one before.
+    global _last_second
+    known, text = _last_second
+    if known != second:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        _last_second = (second, text)
+    return text
+
+
+_origin: tuple[int, str] | None = None
+
+
+def machine_fields() -> str:
+    """Return the fragment that tells who writes: host, user, process and Python version."""
+    global _origin
+    pid = os.getpid()
+    if _origin is None or _origin[0] != pid:
+        _origin = (pid, fragment(host=os.uname().nodename, user=_user(), pid=pid, python=_python()))
+    return _origin[1]
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return to_text(pwd.getpwuid(os.getuid()).pw_name)
+    except KeyError:  # a user id without an entry, as in many containers
+        return str(os.getuid())
+
+
+def _python() -> str:
+    import platform
+
+    return platform.python_version()
+
+
+def size_of(file_size: int, record: Mapping[str, Any]) -> int:
+    """Return the bytes that a result takes: its blob and the side files that it declares."""
+    return file_size + sum(side["size"] for side in record.get("side_files") or ())
+
+
+def footer_from(read_tail: Callable[[int], bytes], size: int) -> Footer:
+    """Return the footer of a blob of which the last `n` bytes come from ``read_tail(n)``.
+
+    Raises
+    ------
+    NotABlob, DamagedFooter, NewerFormat
+        As `read_footer` does.
+    """
+    tail = read_tail(min(size, 4096))
+    span = footer_span(tail)
+    if span > len(tail) and span <= size:
+        tail = read_tail(span)
+    return read_footer(tail, size)

@@ -1,0 +1,146 @@
+"""The tables of the index, their columns, and how a journal line becomes a row.
+
+Times are UTC without a zone, sizes bytes, durations seconds. JSON columns hold
+text that DuckDB's JSON operators take: ``value->>'accuracy'``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the catalog.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the tables and in the journal's lines.
+    type : str
+        Its DuckDB type.
+    meaning : str
+        What it holds, with its unit.
+    """
+
+    name: str
+    type: str
+    meaning: str
+
+
+_NAMES = (
+    Column("workflow", "VARCHAR", "name of the workflow"),
+    Column("task", "VARCHAR", "name of the task"),
+)
+_RESULT = (
+    Column("serializers", "VARCHAR[]", "how it was written: pickle or cloudpickle, then registered serializers"),
+    Column("size", "BIGINT", "bytes, side files included"),
+    Column("saved_at", "TIMESTAMP", "when it was saved, UTC"),
+    Column("blob_id", "UUID", "id of the blob, a UUIDv7"),
+    Column("checksum", "VARCHAR", "checksum of the blob's body, with the name of the algorithm"),
+    Column("format", "INTEGER", "version of the blob's format; 0 is IBM Function Fuse's"),
+    Column("type", "VARCHAR", "type of the result"),
+    Column("summary", "JSON", "shape, dtype, length, columns, minimum, maximum and mean, where cheap"),
+    Column("value", "JSON", "the result itself where it is a small scalar or JSON-like"),
+    Column("run_id", "UUID", "id of the run that made it"),
+    Column("function", "VARCHAR", "function that made it"),
+    Column("code_fingerprint", "VARCHAR", "fingerprint of that function's code; null is unknown"),
+    Column("inputs", "JSON", "fingerprint of each argument by name; parents by blob id; null is unknown"),
+    Column("parents", "VARCHAR[]", "names of the tasks whose results were arguments"),
+    Column("duration", "DOUBLE", "seconds that the function took"),
+    Column("host", "VARCHAR", "machine that wrote it"),
+    Column("user", "VARCHAR", "user who wrote it"),
+    Column("pid", "BIGINT", "process that wrote it"),
+    Column("python", "VARCHAR", "version of Python that wrote it"),
+    Column("packages", "JSON", "versions of the packages that its type comes from"),
+)
+TASKS = (*_NAMES, *_RESULT)
+EVENTS = (
+    Column("event", "VARCHAR", "save, remove, run-started, run-finished, task-failed"),
+    Column("event_id", "UUID", "id of the event, a UUIDv7; of a save, the blob's"),
+    Column("time", "TIMESTAMP", "when it happened, UTC"),
+    *_NAMES,
+    *_RESULT,
+    Column("details", "JSON", "what only this kind of event has: status, counts, traceback"),
+)
+RUNS = (
+    Column("run_id", "UUID", "id of the run"),
+    Column("workflow", "VARCHAR", "name of the workflow"),
+    Column("backend", "VARCHAR", "what ran it: local, ray"),
+    Column("started", "TIMESTAMP", "when it began, UTC"),
+    Column("finished", "TIMESTAMP", "when it ended, UTC; null while it runs, or when it was killed"),
+    Column("status", "VARCHAR", "finished, failed or interrupted; running where no end was recorded"),
+    Column("computed", "BIGINT", "number of nodes that were computed"),
+    Column("restored", "BIGINT", "number of nodes whose stored result was read"),
+)
+TABLES = {"tasks": TASKS, "events": EVENTS, "runs": RUNS}
+
+# Where a row comes from decides between events that compete for one name.
+_ORIGIN = (
+    Column("replaces", "UUID", "id of the blob that this event replaced or removed"),
+    Column("segment", "VARCHAR", "journal segment; null for what was found as a blob only"),
+    Column("position", "BIGINT", "order within the segment"),
+)
+BATCH = (*EVENTS, *_ORIGIN)
+
+
+def _table(name: str, columns: tuple[Column, ...]) -> str:
+    declarations = ", ".join(f'"{column.name}" {column.type}' for column in columns)
+    return f"CREATE TABLE {name} ({declarations})"
+
+
+def names_of(columns: tuple[Column, ...]) -> str:
+    """Return the columns' names, quoted, as SQL lists them."""
+    return ", ".join(f'"{column.name}"' for column in columns)
+
+
+#: The statements that make an empty index. `latest` holds the last event of every name, removals too, so that
+#: a line that arrives late does not bring back what was removed; `pending` the events of which nobody knows yet
+#: whether they came true.
+CREATE = (
+    "CREATE TABLE meta (schema_version INTEGER, storage VARCHAR)",
+    "CREATE TABLE segments (name VARCHAR, position BIGINT, torn BIGINT)",
+    "CREATE TABLE folders (folder VARCHAR, mtime BIGINT, settled BOOLEAN, dirty BOOLEAN, due DOUBLE, entries BIGINT)",
+    _table("history", BATCH),
+    _table("latest", BATCH),
+    "CREATE TABLE pending (event_id UUID, event VARCHAR, workflow VARCHAR, task VARCHAR, segment VARCHAR)",
+    f"CREATE VIEW tasks AS SELECT {names_of(TASKS)} FROM latest WHERE event = 'save'",
+    f"CREATE VIEW events AS SELECT {names_of(EVENTS)} FROM history ANTI JOIN pending USING (event_id)",
+    """CREATE VIEW runs AS
+    SELECT began.run_id, began.workflow, began.details->>'backend' AS backend,
+           began."time" AS started, ended."time" AS finished,
+           coalesce(ended.details->>'status', 'running') AS status,
+           (ended.details->>'computed')::BIGINT AS computed, (ended.details->>'restored')::BIGINT AS restored
+    FROM (SELECT * FROM history WHERE event = 'run-started') began
+    LEFT JOIN (SELECT * FROM history WHERE event = 'run-finished') ended USING (run_id)""",
+)
+
+_TRANSFORM = json.dumps(
+    {
+        column.name: ["VARCHAR"] if column.type == "VARCHAR[]" else column.type
+        for column in BATCH
+        if column.name not in ("segment", "position")
+    }
+)
+
+_EXPRESSIONS = {
+    "event_id": "coalesce(row.event_id, row.blob_id) AS event_id",
+    "time": 'coalesce(row."time", row.saved_at) AS "time"',
+    "segment": "segment",
+    "position": "position",
+}
+_BATCH_FIELDS = ", ".join(_EXPRESSIONS.get(column.name, f'row."{column.name}"') for column in BATCH)
+
+#: Turns ``lines(line, segment, position)`` into rows as `BATCH` has them. A line that is no event is left out:
+#: read_ndjson would make it a row of NULLs. A save has one id and one time, its blob's.
+SELECT_BATCH = f"""
+    SELECT {_BATCH_FIELDS}
+    FROM (
+        SELECT json_transform(line::JSON, '{_TRANSFORM}') AS row, segment, position
+        FROM lines WHERE json_valid(line)
+    )
+    WHERE row.event IS NOT NULL AND coalesce(row.event_id, row.blob_id) IS NOT NULL
+"""

@@ -1,0 +1,1 @@
+"""Backends: where and how the nodes of a workflow run."""

@@ -1,0 +1,170 @@
+"""Where results come from: what is recorded with them, and whether a stored one is still what its node would give.
+
+Three fingerprints go with a result: of the function's code, of every argument
+(a parent's result by the id of its blob), and the *lineage*, one over the code
+and the arguments of the node and of all its ancestors. The lineage is known
+from the graph alone, so that a stored leaf can be told to be stale without
+reading what it was computed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from catalog.names import to_text
+from catalog.record import Footer, fragment
+from functionfuse.baseworkflow import BaseWorkflow
+from functionfuse.fingerprint import combine, comparable, of_function, of_value
+from functionfuse.workflow import Item, Node, StandIn
+
+_Special = dict[type, Callable[[Any], str | None]]
+
+
+class Provenance:
+    """The fingerprints of a graph's nodes, in one run.
+
+    Parameters
+    ----------
+    workflow : BaseWorkflow
+        Whose functions count.
+    nodes : list of Node
+        The graph, parents first.
+    """
+
+    def __init__(self, workflow: BaseWorkflow, nodes: list[Node]) -> None:
+        self._workflow = workflow
+        self._codes: dict[Any, tuple[str | None, str, tuple[str, ...]]] = {}
+        self._lineages: dict[Node, str] = {}
+        self._blob_ids: dict[Node, str] = {}
+        self._by_lineage = self._special(self._lineages.__getitem__)
+        self._by_blob = self._special(self._result)
+        for node in nodes:
+            self._lineages[node] = self._lineage(node)
+
+    def know_blob(self, node: Node, blob_id: str) -> None:
+        """Take note of the blob that a node's result is in."""
+        self._blob_ids[node] = blob_id
+
+    def origin(self, node: Node, duration: float) -> str:
+        """Return what a record says of where a result comes from.
+
+        Parameters
+        ----------
+        node : Node
+            Its node; its stored parents' blobs have to be known.
+        duration : float
+            Seconds that it took.
+        """
+        parents = [to_text(parent.get_name()) for parent in node.parents]
+        rest = fragment(inputs=dict(self._inputs(node)), parents=parents, duration=round(duration, 9))
+        return f"{self._identity(node)},{rest}"
+
+    def staleness(self, node: Node, footer: Footer | None) -> str | None:
+        """Return why a stored result is not what its node would give now; None if nothing speaks against it.
+
+        What is unknown on either side does not count: results of the older
+        format, saved by hand, or by another version of Python.
+        """
+        if footer is None:
+            return None
+        # Comparing text spares parsing it, which would take as long as all the rest of reading a small result.
+        if self._identity(node).encode("ascii") in footer.text and not self._others_changed(node, footer):
+            return None
+        return self._difference(node, footer.record) if "lineage" in footer.record else None
+
+    def _difference(self, node: Node, record: dict[str, Any]) -> str | None:
+        code, _, _ = self._code(node)
+        if comparable(code, record["code_fingerprint"]) and code != record["code_fingerprint"]:
+            return "its function has changed"
+        before = record["inputs"]
+        now = dict(self._inputs(node))
+        for name in sorted(before.keys() | now.keys()):
+            change = self._change(before.get(name, _NOT_GIVEN), now.get(name, _NOT_GIVEN))
+            if change:
+                return f"argument {name!r} {change}"
+        lineage = self._lineages[node]
+        if comparable(lineage, record["lineage"]) and lineage != record["lineage"]:
+            return "a function or an argument that it was computed from has changed"
+        return None
+
+    def _change(self, before: str | None, now: str | None) -> str | None:
+        if before is None or now is None or before == now:
+            return None
+        if before.startswith("blob:") and now.startswith("blob:"):
+            return "has been computed anew since"
+        if before.startswith(("blob:", "lineage:")) or now.startswith(("blob:", "lineage:")):
+            return None  # a parent that is not read now, or was not stored then: the lineage tells
+        return f"was {before} and is {now}"
+
+    def _others_changed(self, node: Node, footer: Footer) -> bool:
+        """Tell whether a parent that was computed or read in this run is not the one that was used."""
+        parents = [self._blob_ids[parent] for parent in node.parents if parent in self._blob_ids]
+        return any(blob_id.encode("ascii") not in footer.text for blob_id in parents)
+
+    # Fingerprints
+
+    def _identity(self, node: Node) -> str:
+        return f'{self._code(node)[1]},"lineage":"{self._lineages[node]}"'
+
+    def _code(self, node: Node) -> tuple[str | None, str, tuple[str, ...]]:
+        """Return fingerprint, JSON fragment and parameter names of what makes the result of `node`."""
+        code = self._workflow.code_of(node)
+        known = self._codes.get(code)
+        if known is None:
+            fingerprint = of_function(code)
+            text = fragment(function=to_text(_full_name(code)), code_fingerprint=fingerprint)
+            self._codes[code] = known = (fingerprint, text, _parameters(code, node))
+        return known
+
+    def _lineage(self, node: Node) -> str:
+        code = self._code(node)[0]
+        parts: list[str | None] = [code]
+        for value in node.args:
+            parts.append(self._lineages[value] if type(value) is Node else of_value(value, self._by_lineage))
+        for name, value in sorted(node.kwargs.items()):
+            parts += (name, of_value(value, self._by_lineage))
+        parts += (self._lineages[earlier] for earlier in node.after)
+        # The prefix tells which version of Python the code fingerprints are of, and so what can be compared.
+        prefix = code.partition(":")[0] if code else "unknown"
+        return f"{prefix}:{combine(parts)}"
+
+    def _inputs(self, node: Node) -> Iterator[tuple[str, str | None]]:
+        names = self._code(node)[2]
+        for position, value in enumerate(node.args):
+            name = names[position] if position < len(names) else f"*{position}"
+            yield name, self._result(value) if type(value) is Node else of_value(value, self._by_blob)
+        for name, value in node.kwargs.items():
+            yield to_text(name), of_value(value, self._by_blob)
+
+    def _result(self, node: Node) -> str:
+        blob_id = self._blob_ids.get(node)
+        return f"blob:{blob_id}" if blob_id else f"lineage:{self._lineages[node]}"
+
+    def _special(self, of_node: Callable[[Node], str]) -> _Special:
+        def of_item(item: Item) -> str | None:
+            keys = [of_value(key) for key in item.keys]
+            return None if None in keys else f"{of_node(item.node)}{''.join(f'[{key}]' for key in keys)}"
+
+        def of_object(stand_in: StandIn) -> str:
+            return "|".join(map(of_node, stand_in._nodes()))
+
+        return {Node: of_node, Item: of_item, StandIn: of_object}
+
+
+_NOT_GIVEN = "not given"
+
+
+def _full_name(code: Any) -> str:
+    return f"{getattr(code, '__module__', None)}.{getattr(code, '__qualname__', type(code).__qualname__)}"
+
+
+def _parameters(code: Any, node: Node) -> tuple[str, ...]:
+    """Return the names of the positional parameters, as far as they have names."""
+    if isinstance(code, type):
+        code = getattr(code, "__init__", None)
+        skipped = 1
+    else:
+        skipped = 0
+    plain = getattr(code, "__code__", None)
+    return tuple(plain.co_varnames[skipped : plain.co_argcount]) if plain else ()

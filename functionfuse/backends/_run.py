@@ -1,0 +1,275 @@
+"""Plan, restore or compute, resolve arguments: one run of a graph, shared by all backends."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from catalog.ids import new_id
+from catalog.names import to_text
+from catalog.record import fragment
+from functionfuse._arguments import Reference, substitute
+from functionfuse.backends._provenance import Provenance
+from functionfuse.baseworkflow import BaseWorkflow
+from functionfuse.errors import StaleResult, StaleResultWarning, add_note
+from functionfuse.storage.base import Storage
+from functionfuse.workflow import Node
+
+ON_STALE = ("warn", "recompute", "error", "ignore")
+_LONGEST_TRACEBACK = 20_000
+
+_log = logging.getLogger("functionfuse.run")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a workflow wants to be run.
+
+    Attributes
+    ----------
+    backend : str
+        What runs it, as the catalog records it.
+    storage : Storage or None
+        Where results are kept.
+    unstored : callable
+        Tells of a name whether the node's result is neither stored nor restored.
+    on_stale : str
+        What to do with a stored result that is out of date: one of `ON_STALE`.
+    """
+
+    backend: str
+    storage: Storage | None
+    unstored: Callable[[str], object]
+    on_stale: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes
+    ----------
+    compute : list of Node
+        What has to be computed, parents first.
+    restore : set of Node
+        What is read, when something that is computed needs it, or because it is a leaf.
+    uses : Counter
+        How often each result is wanted: by what is computed, and as a leaf.
+    """
+
+    compute: list[Node]
+    restore: set[Node]
+    uses: Counter[Node]
+
+
+class Run:
+    """One run of a workflow; keeps all of its state to itself.
+
+    Parameters
+    ----------
+    workflow : BaseWorkflow
+        What to run.
+    settings : Settings
+        How.
+    recompute : str or re.Pattern, optional
+        The nodes whose names it matches, and all below them, are computed even if they are stored.
+    """
+
+    def __init__(
+        self, workflow: BaseWorkflow, settings: Settings, recompute: str | re.Pattern[str] | None = None
+    ) -> None:
+        self._workflow = workflow
+        self._settings = settings
+        self._storage = settings.storage
+        self._name = workflow.workflow_name
+        self._nodes = workflow.ordered()
+        self._anew = self._below(workflow.find_nodes(recompute)) if recompute is not None else frozenset()
+        self._stored = self._storage.stored(self._name) if self._storage else set()
+        self._provenance = Provenance(workflow, self._nodes) if self._storage else None
+        self._results: dict[Node, Any] = {}
+        self._stale: dict[str, str] = {}
+        self.run_id = new_id()
+        self.computed = 0
+        self.restored = 0
+
+    def execute(self, progress: Callable[[list[Node]], Iterable[Node]]) -> list[Any]:
+        """Run the graph and return the leaves' results.
+
+        Parameters
+        ----------
+        progress : callable
+            Is given the nodes that have to be computed, and gives them back one by one.
+        """
+        plan = self._plan()
+        self._note("run-started", nodes=len(plan.compute))
+        status = "failed"
+        try:
+            for node in progress(plan.compute):
+                self._compute(node, plan)
+            results = [leaf._value(self._result) for leaf in self._workflow.leaves]
+            status = "finished"
+            return results
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            self._finish(status, plan)
+
+    # Plan
+
+    def _plan(self) -> Plan:
+        """Decide from the leaves up: what is stored is restored, what is not needs its parents."""
+        leaves = [node for leaf in self._workflow.leaves for node in leaf._nodes()]
+        uses = Counter(leaves)
+        compute, restore = [], set()
+        for node in reversed(self._nodes):
+            if node not in uses:
+                continue
+            if self._is_usable(node):
+                restore.add(node)
+            else:
+                compute.append(node)
+                uses.update(node.parents)
+        return Plan(compute[::-1], restore, uses)
+
+    def _is_usable(self, node: Node) -> bool:
+        if node.get_name() not in self._stored or not self._is_kept(node) or node in self._anew:
+            return False
+        if self._settings.on_stale not in ("recompute", "error"):
+            return True
+        assert self._storage is not None and self._provenance is not None
+        footer = self._storage.footer(self._name, node.get_name())
+        reason = self._provenance.staleness(node, footer)
+        if reason is None:
+            if footer is not None:
+                self._provenance.know_blob(node, footer.blob_id)
+            return True
+        if self._settings.on_stale == "error":
+            raise StaleResult(_stale_message(self._name, {node.get_name(): reason}))
+        _log.info("node %r of workflow %r is computed anew: %s", node.get_name(), self._name, reason)
+        return False
+
+    def _is_kept(self, node: Node) -> bool:
+        return self._storage is not None and node.storable and not self._settings.unstored(node.get_name())
+
+    def _below(self, roots: list[Node]) -> frozenset[Node]:
+        below = set(roots)
+        for node in self._nodes:
+            if not below.isdisjoint(node.parents):
+                below.add(node)
+        return frozenset(below)
+
+    # Nodes
+
+    def _compute(self, node: Node, plan: Plan) -> None:
+        args = substitute(node.args, self._result)
+        kwargs = substitute(node.kwargs, self._result) if node.kwargs else {}
+        began = time.perf_counter()
+        try:
+            value = self._workflow.func_of(node)(*args, **kwargs)
+        except BaseException as error:
+            self._note_failure(node, error)
+            raise
+        self.computed += 1
+        self._results[node] = self._keep(node, value, time.perf_counter() - began)
+        del value, args, kwargs
+        self._release(node, plan)
+
+    def _keep(self, node: Node, value: Any, duration: float) -> Any:
+        if not self._is_kept(node):
+            return value
+        assert self._storage is not None and self._provenance is not None
+        origin = f'"run_id":"{self.run_id}",{self._provenance.origin(node, duration)}'
+        blob_id = self._storage.keep(self._name, node.get_name(), value, origin)
+        self._provenance.know_blob(node, blob_id)
+        return self._storage.read_task(self._name, node.get_name()) if self._storage.always_read else value
+
+    def _result(self, node: Node) -> Any:
+        if node not in self._results:
+            self._results[node] = self._restore(node)
+        return self._results[node]
+
+    def _restore(self, node: Node) -> Any:
+        assert self._storage is not None and self._provenance is not None
+        restored = self._storage.restore(self._name, node.get_name())
+        self.restored += 1
+        if restored.footer is not None:
+            if self._settings.on_stale == "warn":
+                reason = self._provenance.staleness(node, restored.footer)
+                if reason is not None:
+                    self._stale[node.get_name()] = reason
+            self._provenance.know_blob(node, restored.footer.blob_id)
+        return restored.value
+
+    def _release(self, node: Node, plan: Plan) -> None:
+        """Free the results that nothing needs any more, unless they could not be had again."""
+        for parent in node.parents:
+            plan.uses[parent] -= 1
+            if not plan.uses[parent] and self._is_kept(parent):
+                self._results.pop(parent, None)
+
+    # After the run
+
+    def result_of(self, node: Node) -> Any:
+        """Return the result of a node after the run: at hand, or read, or as a last resort computed."""
+        if node in self._results:
+            return self._results[node]
+        if self._is_kept(node) and self._storage is not None and self._storage.file_exists(self._name, node.get_name()):
+            return self._storage.read_task(self._name, node.get_name())
+        return Run(_Part(self._workflow, node), self._settings).execute(iter_nodes)[0]
+
+    def _finish(self, status: str, plan: Plan) -> None:
+        self._note("run-finished", status=status, computed=self.computed, restored=self.restored)
+        for node in [node for node in self._results if self._is_kept(node)]:
+            del self._results[node]
+        for node in self._nodes:
+            node._outcome = self
+        _log.info("workflow %r %s: %d computed, %d restored", self._name, status, self.computed, self.restored)
+        if self._stale and status == "finished":  # otherwise an exception is on its way, which no warning may replace
+            warnings.warn(_stale_message(self._name, self._stale), StaleResultWarning, stacklevel=4)
+
+    # Events
+
+    def _note(self, event: str, **details: Any) -> None:
+        if self._storage is not None:
+            workflow = to_text(self._name)
+            details = {"backend": self._settings.backend, **details}
+            self._storage.note(event, workflow=workflow, run_id=self.run_id, details=details)
+
+    def _note_failure(self, node: Node, error: BaseException) -> None:
+        place = f"node {node.get_name()!r} of workflow {self._name!r}"
+        add_note(error, f"in {place}")
+        _log.info("%s failed: %r", place, error)
+        if self._storage is not None:
+            lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            details = {"error": to_text(repr(error)), "traceback": to_text(lines[-_LONGEST_TRACEBACK:])}
+            names = {"workflow": to_text(self._name), "task": to_text(node.get_name())}
+            self._storage.note("task-failed", run_id=self.run_id, details=details, **names)
+
+
+class _Part(BaseWorkflow):
+    """A workflow up to one of its nodes."""
+
+    def __init__(self, whole: BaseWorkflow, node: Node) -> None:
+        super().__init__(node, workflow_name=whole.workflow_name)
+        self._replaced = whole._replaced
+
+
+def iter_nodes(nodes: list[Node]) -> Iterable[Node]:
+    """Show no progress."""
+    return nodes
+
+
+def _stale_message(workflow_name: str, stale: dict[str, str]) -> str:
+    listed = "; ".join(f"{name!r}: {reason}" for name, reason in stale.items())
+    return (
+        f"stored results of workflow {workflow_name!r} are not what their nodes would give now: {listed}. "
+        "Compute them anew by on_stale='recompute' or run(recompute=...), or accept them by on_stale='ignore'"
+    )

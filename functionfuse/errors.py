@@ -1,0 +1,115 @@
+"""The exceptions of functionfuse, cut by what a handler would do about them.
+
+FunctionFuseError
+├── WorkflowError                      the graph or the run is at fault
+│   ├── InvalidName (ValueError)       a name that is empty or no string
+│   ├── DuplicateName (ValueError)     two nodes of one graph share a name
+│   ├── CyclicGraph (ValueError)       a node needs its own result
+│   ├── InvalidLeaf (TypeError)        a leaf that is no node, or no leaf at all
+│   ├── NotRun (RuntimeError)          the result of a node that no run has reached
+│   └── StaleResult (RuntimeError)     a stored result is older than its code or inputs (on_stale="error")
+├── StorageError                       a result could not be kept or given back
+│   ├── InvalidConfiguration (ValueError)   unknown kind or option
+│   ├── StorageUnusable (OSError)      the place is no folder, not writable, or full
+│   ├── TaskNotFound (FileNotFoundError)    a miss: nothing is stored under that name
+│   ├── UnpicklableResult (TypeError)  a result that cannot become bytes
+│   ├── SerializerNotRegistered (LookupError)   the result needs a serializer that this storage lacks
+│   ├── UnsupportedFormat (RuntimeError)    written by a newer functionfuse
+│   └── DamagedResult (ValueError)     there is a result, and it is broken
+│       ├── InvalidPickle              the blob's bytes are not what was saved
+│       └── SideFileMissing            a file that the blob declares is gone
+└── MissingDependency (ImportError)    an extra is not installed
+
+StaleResultWarning (UserWarning)       the same as StaleResult, where the result is handed back (on_stale="warn")
+
+Every class also inherits the builtin that callers already catch. A miss, a
+damage and a refusal never share a class: ``except FileNotFoundError`` catches
+`TaskNotFound` alone.
+"""
+
+from __future__ import annotations
+
+
+class FunctionFuseError(Exception):
+    """Base of every exception that functionfuse raises by itself."""
+
+
+class WorkflowError(FunctionFuseError):
+    """The graph or its run is at fault."""
+
+
+class InvalidName(WorkflowError, ValueError):
+    """A workflow, task or node name is empty or not a string."""
+
+
+class DuplicateName(WorkflowError, ValueError):
+    """Two nodes of one graph have the same name."""
+
+
+class CyclicGraph(WorkflowError, ValueError):
+    """A node needs, directly or through others, its own result."""
+
+
+class InvalidLeaf(WorkflowError, TypeError):
+    """A leaf is not a node of a workflow, or there is no leaf."""
+
+
+class NotRun(WorkflowError, RuntimeError):
+    """A node was asked for its result before any run reached it."""
+
+
+class StaleResult(WorkflowError, RuntimeError):
+    """A stored result was made by other code or from other inputs."""
+
+
+class StorageError(FunctionFuseError):
+    """A result could not be kept or given back."""
+
+
+class InvalidConfiguration(StorageError, ValueError):
+    """A storage configuration names an unknown kind or option."""
+
+
+class StorageUnusable(StorageError, OSError):
+    """The storage's place is not a folder, not writable, or full."""
+
+
+class TaskNotFound(StorageError, FileNotFoundError):
+    """Nothing is stored under that workflow and task name."""
+
+
+class UnpicklableResult(StorageError, TypeError):
+    """A result cannot be turned into bytes."""
+
+
+class SerializerNotRegistered(StorageError, LookupError):
+    """A stored result needs a serializer that the storage does not know."""
+
+
+class UnsupportedFormat(StorageError, RuntimeError):
+    """A blob or storage was written by a newer version of functionfuse."""
+
+
+class DamagedResult(StorageError, ValueError):
+    """A result is stored, but it cannot be given back as it was saved."""
+
+
+class InvalidPickle(DamagedResult):
+    """The bytes of a blob are not the bytes that were saved."""
+
+
+class SideFileMissing(DamagedResult):
+    """A side file that a blob declares is gone."""
+
+
+class MissingDependency(FunctionFuseError, ImportError):
+    """An optional dependency is not installed."""
+
+
+class StaleResultWarning(UserWarning):
+    """A stored result that was made by other code or from other inputs is handed back."""
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a line that tracebacks show below the error's own message (from Python 3.11 on)."""
+    error.__notes__ = [*getattr(error, "__notes__", ()), note]  # type: ignore[attr-defined]  # 3.10 has none

@@ -1,0 +1,261 @@
+"""Fingerprints of values: the builtin types, those of the standard library, and every object that pickles."""
+
+from __future__ import annotations
+
+import collections
+import copyreg
+import functools
+import unicodedata
+from collections.abc import Callable, Iterable
+from types import BuiltinFunctionType, ModuleType
+from typing import Any
+
+# Their handlers enter themselves in the tables when they are imported; nothing here calls them by name.
+from functionfuse.fingerprint import _arrays, _code, _tables  # noqa: F401
+from functionfuse.fingerprint._digest import content, digest
+from functionfuse.fingerprint._walk import (
+    LEAVES,
+    LITERALS,
+    NAMED,
+    Handler,
+    Special,
+    Walk,
+    family,
+    node,
+    short_name,
+    type_name,
+)
+
+_LONGEST = 64  # characters of a literal
+_LONGEST_INT = 200  # bits; no more than 62 characters, and no quadratic conversion of a huge one
+_NO_SPECIAL: Special = {}
+
+
+def of_value(value: Any, special: Special = _NO_SPECIAL) -> str | None:
+    """Return the fingerprint of a value, the same in every process and on every machine.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+    special : Mapping of type to callable, optional
+        For objects of exactly these types, at any depth, the fingerprint is
+        what the callable returns; None for unknown.
+
+    Returns
+    -------
+    str or None
+        ``repr(value)`` for a None, bool, int, float, complex, str or bytes
+        whose repr is at most 64 characters; otherwise ``xxh3:<32 hex digits>``,
+        or ``py3.11:<32 hex digits>`` where there is a Python function in it.
+        None if some part cannot be fingerprinted: a lock, an open file, a
+        generator, a recursion that is too deep.
+
+    Notes
+    -----
+    - Types count, as in ``1``, ``1.0``, ``True``; ``0.0`` and ``-0.0`` differ.
+      A class counts by its name.
+    - The order of a dict's keys and of a set does not count. Nor do, since they
+      are no part of what an object equals: `functools.cached_property` results,
+      dataclass fields with ``compare=False``, the memory layout of arrays and
+      tables, scikit-learn's mark of its own version.
+    - Other objects count by what they pickle: `object.__reduce_ex__`. An
+      attribute that an object fills in later is a difference.
+    - Literals are readable, and so reveal the value. A str with characters
+      that came to Unicode after 2002 is no literal: its repr depends on the
+      Python version.
+    - Concurrent calls are safe as long as nobody changes the value meanwhile.
+    """
+    kind = type(value)
+    if kind in special:
+        return special[kind](value)
+    if kind in LITERALS:
+        text = LITERALS[kind](value)
+        if text is not None:
+            return text
+    walk = Walk(special)
+    return walk.finish(walk.token, value)
+
+
+def _int_literal(value: int) -> str | None:
+    return repr(value) if value.bit_length() <= _LONGEST_INT else None
+
+
+def _str_literal(value: str) -> str | None:
+    if len(value) > _LONGEST - 2:
+        return None
+    text = repr(value)
+    return text if len(text) <= _LONGEST and (value.isascii() or _prints_alike(value)) else None
+
+
+def _prints_alike(value: str) -> bool:
+    # repr escapes what this Python's Unicode does not know yet; what Unicode 3.2 knew, all of them know.
+    return all(unicodedata.ucd_3_2_0.category(letter) != "Cn" for letter in value)
+
+
+def _bytes_literal(value: bytes) -> str | None:
+    if len(value) > _LONGEST - 3:
+        return None
+    text = repr(value)
+    return text if len(text) <= _LONGEST else None
+
+
+def _int_token(value: int) -> str:
+    return digest("int", (content(value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)),))
+
+
+def _str_token(value: str) -> str:
+    return digest("str", (content(value.encode("utf-8", "surrogatepass")),))
+
+
+def _bytes_token(value: bytes | bytearray) -> str:
+    return digest(type(value).__name__, (content(value),))
+
+
+def _module_token(value: ModuleType) -> str:
+    return digest("module", (repr(value.__name__),))
+
+
+LITERALS.update({kind: repr for kind in (type(None), bool, float, complex)})
+LITERALS.update({int: _int_literal, str: _str_literal, bytes: _bytes_literal})
+LEAVES.update({int: _int_token, str: _str_token, bytes: _bytes_token, bytearray: _bytes_token})
+LEAVES[ModuleType] = _module_token
+
+
+@node(list, tuple)
+def _sequence(walk: Walk, value: Iterable[Any]) -> str:
+    return digest(type(value).__name__, map(walk.token, value))
+
+
+@node(dict)
+def _dict(walk: Walk, value: dict[Any, Any]) -> str:
+    return digest("dict", _pairs(walk, value.items()))
+
+
+def _pairs(walk: Walk, items: Iterable[tuple[Any, Any]], ordered: bool = False) -> list[str]:
+    pairs = [f"{walk.token(key)}\n{walk.token(value)}" for key, value in items]
+    return pairs if ordered else sorted(pairs)
+
+
+@family("builtins", "set", "frozenset")
+def _set(walk: Walk, value: set[Any] | frozenset[Any]) -> str:
+    # By family and not by reduce, which lists the members in the order of their hashes.
+    members = digest("members", sorted(map(walk.token, value)))
+    state = _state(walk, type(value), getattr(value, "__dict__", None))
+    return digest("set", (repr(type_name(type(value))), members, state))
+
+
+@node(memoryview)
+def _memoryview(walk: Walk, value: memoryview) -> str:
+    data = value if value.c_contiguous else value.tobytes()
+    return digest("memoryview", (repr(value.format), repr(value.shape), content(data)))
+
+
+@node(BuiltinFunctionType)
+def _builtin_function(walk: Walk, value: Any) -> str:
+    owner = value.__self__  # of `len` its module, of `[].append` the list
+    return digest("builtin", map(walk.token, (owner, value.__module__, value.__qualname__)))
+
+
+def _range(value: range) -> tuple[Any, ...]:
+    return (value[0], value[-1], value.step if value[0] != value[-1] else None) if value else ()
+
+
+#: What makes up a value of a type in the standard library: equal parts, equal values.
+_PARTS: dict[tuple[str, str], Callable[[Any], tuple[Any, ...]]] = {
+    ("builtins", "range"): _range,
+    ("builtins", "slice"): lambda value: (value.start, value.stop, value.step),
+    ("decimal", "Decimal"): lambda value: (str(value),),
+    ("fractions", "Fraction"): lambda value: (value.numerator, value.denominator),
+    ("datetime", "datetime"): lambda value: (value.replace(tzinfo=None).isoformat(), value.fold, value.tzinfo),
+    ("datetime", "date"): lambda value: (value.isoformat(),),
+    ("datetime", "time"): lambda value: (value.replace(tzinfo=None).isoformat(), value.fold, value.tzinfo),
+    ("datetime", "timedelta"): lambda value: (value.days, value.seconds, value.microseconds),
+    ("datetime", "timezone"): lambda value: (value.utcoffset(None), value.tzname(None)),
+    ("pathlib", "PurePosixPath"): lambda value: (str(value),),
+    ("pathlib", "PureWindowsPath"): lambda value: (str(value),),
+    ("uuid", "UUID"): lambda value: (value.hex,),
+    ("re", "Pattern"): lambda value: (value.pattern, value.flags),
+}
+
+
+def _by_parts(parts: Callable[[Any], tuple[Any, ...]]) -> Handler:
+    return lambda walk, value: digest(short_name(type(value)), map(walk.token, parts(value)))
+
+
+NAMED.update({name: _by_parts(parts) for name, parts in _PARTS.items()})
+
+
+@family("enum", "Enum")
+def _enum_member(walk: Walk, value: Any) -> str:
+    return digest("enum", map(walk.token, (type_name(type(value)), value.name, value.value)))
+
+
+def _path(walk: Walk, value: Any) -> str:
+    return digest("pathlib.Path", (walk.token(value.as_posix()),))
+
+
+# Either is the Path of its machine.
+NAMED.update({("pathlib", "PosixPath"): _path, ("pathlib", "WindowsPath"): _path})
+
+
+@family("builtins", "object")
+def _object(walk: Walk, value: Any) -> str:
+    """Take an object apart as pickle does: how it is built, from what, and what it is filled with."""
+    kind = type(value)
+    reduced = _reduce(value)
+    if isinstance(reduced, str):
+        return digest("global", map(walk.token, (type_name(kind), _module_of(value), reduced)))
+    build, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+    return digest(
+        "object",
+        (
+            _builder(walk, build),
+            walk.token(arguments),
+            _state(walk, kind, state),
+            digest("items", map(walk.token, items or ())),
+            digest("pairs", _pairs(walk, pairs or (), ordered=isinstance(value, collections.OrderedDict))),
+        ),
+    )
+
+
+def _reduce(value: Any) -> Any:
+    registered = copyreg.dispatch_table.get(type(value))
+    return registered(value) if registered else value.__reduce_ex__(4)
+
+
+def _module_of(value: Any) -> str:
+    module = getattr(value, "__module__", None)
+    return module if isinstance(module, str) else ""
+
+
+def _builder(walk: Walk, build: Any) -> str:
+    # By name: with its code in it, another version of Python or of a library would make other values of the same ones.
+    if isinstance(build, type) or not hasattr(build, "__qualname__"):
+        return walk.token(build)
+    owner = getattr(build, "__self__", None)
+    owner = None if isinstance(owner, ModuleType) else owner
+    return digest("builder", map(walk.token, (owner, _module_of(build), build.__qualname__)))
+
+
+def _state(walk: Walk, kind: type, state: Any) -> str:
+    if type(state) is tuple and len(state) == 2:  # of a class with __slots__: its __dict__ or None, its slots
+        return digest("state", (_state(walk, kind, state[0]), _state(walk, kind, state[1])))
+    if type(state) is not dict:
+        return walk.token(state)
+    derived = _derived(kind)
+    kept = [(name, part) for name, part in state.items() if name not in derived]
+    return digest("attributes", _pairs(walk, kept)) if kept else "None"  # Python 3.10 has {} where later ones have None
+
+
+@functools.lru_cache(maxsize=1024)
+def _derived(kind: type) -> frozenset[str]:
+    """Return the attributes that are no part of what an object of this class equals."""
+    cached = {
+        name
+        for base in kind.__mro__
+        for name, attribute in vars(base).items()
+        if isinstance(attribute, functools.cached_property)
+    }
+    fields = getattr(kind, "__dataclass_fields__", {}).values()
+    return frozenset(cached | {field.name for field in fields if not field.compare} | {"_sklearn_version"})

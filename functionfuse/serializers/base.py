@@ -1,0 +1,45 @@
+"""What a serializer is, and the protocols through which it reaches its files."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+#: Key of an object with ``open(filename, mode)`` and ``remove(filename)``, relative to the side folder.
+FILE_PROTOCOL = "file_protocol"
+#: Key of ``{"client": s3fs.S3FileSystem, "folder": "s3://..."}``.
+S3_PROTOCOL = "s3 protocol"
+
+
+def generate_name() -> str:
+    """Return a fresh name for a side file."""
+    return str(uuid.uuid4())
+
+
+@runtime_checkable
+class Serializer(Protocol):
+    """A class that takes over the objects of one exact type, anywhere inside a result.
+
+    Attributes
+    ----------
+    name : str
+        Recorded with the data; the storage that reads needs a serializer of this name.
+    serializer_class : type
+        The exact type of the objects.
+    """
+
+    name: str
+    serializer_class: type
+
+    @classmethod
+    def pickle(cls, obj: Any, protocols: Mapping[str, Any]) -> tuple[str, Any]:
+        """Write `obj` through one of `protocols`; return this class's name and what `unpickle` needs to find it."""
+
+    @classmethod
+    def unpickle(cls, pid: Any, protocols: Mapping[str, Any]) -> Any:
+        """Return the object that `pickle` returned `pid` for."""
+
+    @classmethod
+    def remove(cls, pid: Any, protocols: Mapping[str, Any]) -> None:
+        """Delete what `pickle` wrote for `pid`."""

@@ -1,0 +1,285 @@
+"""Objects to a pickle stream and buffers, and back; knows nothing of files.
+
+Pickle protocol 5: large buffers (of arrays, say) are handed on out of band,
+uncopied. What registered serializers take over stands in the stream as a
+persistent id, ``(name, pid)``. What plain pickle refuses, and all that belongs
+to ``__main__``, is pickled by value with cloudpickle: another process has
+another ``__main__``.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+from functionfuse.errors import SerializerNotRegistered, SideFileMissing, UnpicklableResult
+from functionfuse.serializers.base import Serializer
+
+PROTOCOL = 5
+#: Buffers of at least this many bytes leave the stream; smaller ones are cheaper to copy than to map.
+OUT_OF_BAND = 1 << 16
+
+_MAIN = b"__main__"
+_REFUSALS = (pickle.PicklingError, TypeError, AttributeError)
+
+
+class Sink(Protocol):
+    """Where a pickle stream goes."""
+
+    def write(self, data: bytes) -> object:
+        """Append `data`."""
+
+    def restart(self) -> None:
+        """Discard all that was written, side files included."""
+
+
+class Registry:
+    """The serializers of a storage, by name and by the type that they take over."""
+
+    def __init__(self, serializers: Iterable[type[Serializer]] = ()) -> None:
+        self.by_name: dict[str, type[Serializer]] = {}
+        self.by_type: dict[type, type[Serializer]] = {}
+        for serializer in serializers:
+            self.add(serializer)
+
+    def add(self, serializer: type[Serializer]) -> None:
+        """Register `serializer`, in place of an earlier one of its name or type."""
+        parts = ("name", "serializer_class", "pickle", "unpickle", "remove")
+        missing = [part for part in parts if not hasattr(serializer, part)]
+        if missing:
+            raise TypeError(f"{serializer!r} is no serializer: it lacks {', '.join(missing)}")
+        self.by_name[serializer.name] = serializer
+        self.by_type[serializer.serializer_class] = serializer
+
+    def named(self, name: str) -> type[Serializer]:
+        """Return the serializer of that name; `SerializerNotRegistered` if there is none."""
+        try:
+            return self.by_name[name]
+        except KeyError:
+            known = ", ".join(sorted(self.by_name)) or "none"
+            raise SerializerNotRegistered(
+                f"the result needs the serializer {name!r} (registered: {known}): "
+                "call storage.register_persistent_serializers with its class first"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Dumped:
+    """What an object became, beside the stream that was written.
+
+    Attributes
+    ----------
+    buffers : tuple of memoryview
+        The contiguous bytes that left the stream, in the order in which it needs them.
+    serializers : tuple of str
+        "pickle" or "cloudpickle", then the names of the registered serializers that took part.
+    """
+
+    buffers: tuple[memoryview, ...]
+    serializers: tuple[str, ...]
+
+
+_SMALL = Dumped((), ("pickle",))
+
+
+def dump(obj: Any, sink: Sink, registry: Registry, protocols: Mapping[str, Any]) -> Dumped:
+    """Write the pickle stream of an object.
+
+    Parameters
+    ----------
+    obj : object
+        What to write.
+    sink : Sink
+        Takes the stream. It is restarted where plain pickle gives up half way.
+    registry : Registry
+        The serializers that take part.
+    protocols : mapping
+        What they reach their files through.
+
+    Raises
+    ------
+    UnpicklableResult
+        If neither pickle nor cloudpickle can.
+    """
+    try:
+        return _dump("pickle", pickle.Pickler, obj, _Watch(sink), registry, protocols)
+    except (_OfMain, *_REFUSALS):
+        sink.restart()
+    import cloudpickle
+
+    try:
+        return _dump("cloudpickle", cloudpickle.Pickler, obj, sink, registry, protocols)
+    except (*_REFUSALS, ValueError, RecursionError) as error:
+        raise UnpicklableResult(f"a {type(obj).__qualname__} cannot be pickled: {error}") from error
+
+
+def _dump(
+    name: str,
+    base: type[pickle.Pickler],
+    obj: Any,
+    sink: _Watch | Sink,
+    registry: Registry,
+    protocols: Mapping[str, Any],
+) -> Dumped:
+    buffers: list[memoryview] = []
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < OUT_OF_BAND:
+            return True
+        buffers.append(view)
+        return False
+
+    if not registry.by_type:
+        base(sink, PROTOCOL, buffer_callback=keep_in_band).dump(obj)
+        return Dumped(tuple(buffers), (name,)) if buffers or name != "pickle" else _SMALL
+    pickler = _with_serializers(base)(sink, PROTOCOL, buffer_callback=keep_in_band)
+    pickler.take(registry, protocols)
+    pickler.dump(obj)
+    return Dumped(tuple(buffers), (name, *sorted(pickler.used)))
+
+
+@lru_cache(maxsize=None)
+def _with_serializers(base: type[pickle.Pickler]) -> Any:
+    class SerializingPickler(base):  # type: ignore[misc, valid-type]  # the base is chosen at run time
+        def take(self, registry: Registry, protocols: Mapping[str, Any]) -> None:
+            self._by_type = registry.by_type
+            self._protocols = protocols
+            self._known: dict[int, tuple[Any, Any]] = {}
+            self.used: set[str] = set()
+
+        def persistent_id(self, obj: Any) -> Any:
+            serializer = self._by_type.get(type(obj))
+            if serializer is None:
+                return None
+            if id(obj) not in self._known:  # the object is kept beside its pid, so that its id is not given again
+                self._known[id(obj)] = (obj, tuple(serializer.pickle(obj, self._protocols)))
+                self.used.add(serializer.name)
+            return self._known[id(obj)][1]
+
+    return SerializingPickler
+
+
+class _OfMain(Exception):
+    """The stream refers to a class or function of ``__main__`` by name."""
+
+
+class _Watch:
+    """Hands a stream on until it mentions ``__main__``, which another process would look up in its own."""
+
+    __slots__ = ("_last", "_sink")
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._last = b""
+
+    def write(self, data: bytes) -> None:
+        if _MAIN in data or (self._last and _MAIN in self._last + bytes(data[:8])):
+            raise _OfMain
+        self._last = bytes(data[-8:])
+        self._sink.write(data)
+
+
+def load(stream: memoryview, buffers: Iterable[memoryview]) -> Any:
+    """Return the object that a pickle stream without persistent ids and its buffers hold.
+
+    Parameters
+    ----------
+    stream : memoryview
+        As `dump` wrote it.
+    buffers : iterable of memoryview
+        As `dump` returned them. Arrays are made over this very memory.
+    """
+    return pickle.loads(stream, buffers=buffers)
+
+
+def load_with_serializers(
+    stream: memoryview, buffers: Iterable[memoryview], registry: Registry, protocols: Mapping[str, Any]
+) -> Any:
+    """Return the object that a pickle stream with persistent ids and its buffers hold.
+
+    Parameters
+    ----------
+    stream, buffers
+        As for `load`.
+    registry : Registry
+        The serializers, looked up by the names in the stream.
+    protocols : mapping
+        What they reach their files through.
+
+    Raises
+    ------
+    SerializerNotRegistered
+        If a persistent id names a serializer that is not there.
+    SideFileMissing
+        If a serializer does not find its file.
+    """
+    unpickler = _SerializedUnpickler(io.BytesIO(stream), buffers=buffers)
+    unpickler.take(registry, protocols)
+    return unpickler.load()
+
+
+class _SerializedUnpickler(pickle.Unpickler):
+    def take(self, registry: Registry, protocols: Mapping[str, Any]) -> None:
+        self._registry = registry
+        self._protocols = protocols
+        self._known: dict[bytes, Any] = {}
+
+    def persistent_load(self, pid: Any) -> Any:
+        name, own = pid
+        key = pickle.dumps(pid)  # a pid may be unhashable; one that comes twice is one object twice
+        if key not in self._known:
+            serializer = self._registry.named(name)
+            try:
+                self._known[key] = serializer.unpickle(own, self._protocols)
+            except FileNotFoundError as error:
+                raise SideFileMissing(f"the serializer {name!r} does not find its side file: {error}") from error
+        return self._known[key]
+
+
+def persistent_ids(stream: memoryview) -> list[Any]:
+    """Return the persistent ids of a pickle stream, executing nothing that it refers to."""
+    unpickler = _InertUnpickler(io.BytesIO(stream))
+    unpickler.found = []
+    unpickler.load()
+    return unpickler.found
+
+
+class _InertUnpickler(pickle.Unpickler):
+    found: list[Any]
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _Inert
+
+    def persistent_load(self, pid: Any) -> Any:
+        self.found.append(pid)
+        return None
+
+
+class _Inert(dict[Any, Any]):
+    """Stands for any class or function of a stream: takes what it is given and does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+    def __call__(self, *_: Any, **__: Any) -> _Inert:
+        return self
+
+    def __hash__(self) -> int:  # type: ignore[override]  # it may stand for a key
+        return id(self)
+
+    def append(self, _: Any) -> None:
+        """Take an item of a list's subclass."""
+
+    def extend(self, _: Any) -> None:
+        """Take items of a list's subclass."""

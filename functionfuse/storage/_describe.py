@@ -1,0 +1,220 @@
+"""What the catalog says of a result without unpickling it: its type, a summary and, if it is small, its value.
+
+Captured at save, cheaply and within bounds; nothing here makes a save fail.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from catalog.names import to_text
+from catalog.record import fragment
+
+#: Neither summary nor value is longer than this, in characters of JSON.
+LONGEST = 4096
+_MOST_ITEMS = 500
+_MOST_STATISTICS = 100_000  # array elements over which min, max and mean cost well under a millisecond
+
+_log = logging.getLogger("functionfuse.storage")
+_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+
+
+def describe(obj: Any) -> str:
+    """Return the fragment of a record with ``type``, ``summary``, ``value`` and ``packages``.
+
+    Parameters
+    ----------
+    obj : object
+        The result.
+
+    Returns
+    -------
+    str
+        The inside of a JSON object. ``value`` is null where the result is no
+        small scalar or JSON-like container, ``summary`` where nothing is known.
+    """
+    cls = type(obj)
+    scalar = _SCALARS.get(cls)
+    if scalar is not None and (text := scalar(obj)) is not None:
+        return f'"type":"{cls.__name__}","summary":null,"value":{text},"packages":{{}}'
+    try:
+        return _describe(obj, cls)
+    except Exception:  # an object of any class may do anything when it is looked at
+        _log.debug("no summary of a %s", cls, exc_info=True)
+        return fragment(type=type_name(cls), summary=None, value=None, packages={})
+
+
+def type_name(cls: type) -> str:
+    """Return the name of a type with its module, builtins without."""
+    name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return to_text(name)
+
+
+def _describe(obj: Any, cls: type) -> str:
+    value = _bounded(_value(obj))
+    summary = _bounded(_summary(obj, cls))
+    names = fragment(type=type_name(cls), packages=_packages(obj, cls))
+    return f'{names},"summary":{summary},"value":{value}'
+
+
+def _bounded(found: Any) -> str:
+    if found is None:
+        return "null"
+    text = _to_json(found)
+    return text if len(text) <= LONGEST else "null"
+
+
+def _int(number: int) -> str | None:
+    return str(number) if -(2**63) <= number < 2**64 else None
+
+
+def _float(number: float) -> str:
+    return repr(number) if math.isfinite(number) else f'"{_not_finite(number)}"'
+
+
+def _not_finite(number: float) -> str:
+    # JSON has no such numbers; DuckDB casts these strings back to DOUBLE.
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+
+
+def _str(text: str) -> str | None:
+    return _to_json(to_text(text)) if len(text) <= LONGEST // 6 else None
+
+
+_SCALARS: dict[type, Callable[[Any], str | None]] = {
+    int: _int,
+    float: _float,
+    str: _str,
+    bool: lambda flag: "true" if flag else "false",
+    type(None): lambda _: "null",
+}
+
+
+class _NoValue(Exception):
+    """The object is not JSON-like, or too large."""
+
+
+def _value(obj: Any) -> Any:
+    try:
+        return _Plain().of(obj)
+    except _NoValue:
+        return None
+
+
+class _Plain:
+    """Turns a small nest of scalars, lists, tuples and dicts into what JSON can hold."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_ITEMS
+
+    def of(self, obj: Any) -> Any:
+        self._left -= 1
+        cls = type(obj)
+        if self._left < 0:
+            raise _NoValue
+        if cls is dict:
+            return {self._key(key): self.of(item) for key, item in obj.items()}
+        if cls in (list, tuple):
+            return [self.of(item) for item in obj]
+        return self._scalar(obj, cls)
+
+    def _key(self, key: Any) -> str:
+        if type(key) is not str:
+            raise _NoValue
+        return to_text(key)
+
+    def _scalar(self, obj: Any, cls: type) -> Any:
+        if hasattr(cls, "item") and cls.__module__ == "numpy" and getattr(obj, "shape", None) == ():
+            obj = obj.item()
+            cls = type(obj)
+        if cls is float:
+            return obj if math.isfinite(obj) else _not_finite(obj)
+        if cls is str and len(obj) <= LONGEST:
+            return to_text(obj)
+        if cls is bool or obj is None or (cls is int and -(2**63) <= obj < 2**64):
+            return obj
+        raise _NoValue
+
+
+def _summary(obj: Any, cls: type) -> dict[str, Any] | None:
+    for base in cls.__mro__:
+        summarize = _SUMMARIES.get((_package(base), base.__name__))
+        if summarize is not None:
+            return summarize(obj)
+    return None
+
+
+def _array(array: Any) -> dict[str, Any]:
+    found = {"shape": list(array.shape), "dtype": str(array.dtype), "bytes": int(array.nbytes)}
+    if array.dtype.kind in "iuf" and 0 < array.size <= _MOST_STATISTICS:
+        for name in ("min", "max", "mean"):
+            number = getattr(array, name)().item()
+            found[name] = number if math.isfinite(number) else _not_finite(number)
+    return found
+
+
+def _frame(frame: Any) -> dict[str, Any]:
+    columns = {to_text(str(name)): str(dtype) for name, dtype in zip(frame.columns, frame.dtypes, strict=True)}
+    return {"shape": list(frame.shape), "columns": columns}
+
+
+def _series(series: Any) -> dict[str, Any]:
+    return {"shape": list(series.shape), "dtype": str(series.dtype), "name": to_text(str(series.name))}
+
+
+def _table(table: Any) -> dict[str, Any]:
+    columns = {to_text(field.name): str(field.type) for field in table.schema}
+    return {"shape": [table.num_rows, table.num_columns], "columns": columns, "bytes": int(table.nbytes)}
+
+
+def _dask_array(array: Any) -> dict[str, Any]:
+    return {"shape": [_count(n) for n in array.shape], "dtype": str(array.dtype), "chunks": _chunks(array.chunks)}
+
+
+def _count(number: float) -> int | None:
+    return None if math.isnan(number) else int(number)  # Dask does not know every length
+
+
+def _chunks(chunks: Iterable[Iterable[float]]) -> list[list[int | None]]:
+    return [[_count(n) for n in axis] for axis in chunks]
+
+
+def _mapping(mapping: dict[Any, Any]) -> dict[str, Any]:
+    keys = [to_text(key) for key in list(mapping)[:50] if type(key) is str]
+    return {"length": len(mapping), "keys": keys}
+
+
+def _sized(obj: Any) -> dict[str, Any]:
+    return {"length": len(obj)}
+
+
+_SUMMARIES: dict[tuple[str, str], Callable[[Any], dict[str, Any]]] = {
+    ("numpy", "ndarray"): _array,
+    ("pandas", "DataFrame"): _frame,
+    ("polars", "DataFrame"): _frame,
+    ("pandas", "Series"): _series,
+    ("polars", "Series"): _series,
+    ("pyarrow", "Table"): _table,
+    ("pyarrow", "RecordBatch"): _table,
+    ("dask", "Array"): _dask_array,
+    ("builtins", "dict"): _mapping,
+    **{("builtins", name): _sized for name in ("list", "tuple", "set", "frozenset", "str", "bytes", "bytearray")},
+}
+
+
+def _packages(obj: Any, cls: type) -> dict[str, str]:
+    classes = {cls}
+    if cls in (list, tuple, dict) and len(obj) <= 50:
+        classes.update(type(item) for item in (obj.values() if cls is dict else obj))
+    names = sorted({_package(each) for each in classes})
+    versions = ((name, getattr(sys.modules.get(name), "__version__", None)) for name in names)
+    return {name: version for name, version in versions if type(version) is str}
+
+
+def _package(cls: type) -> str:
+    return str(cls.__module__).partition(".")[0]

@@ -1,0 +1,295 @@
+"""Where bytes go: folders of files on a local disk.
+
+A place knows file names and bytes; it knows nothing of pickles, footers or
+records. A workflow is a folder, a result a file in it, and what one save's
+serializers wrote is a folder of its own below ``bigdata``.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import shutil
+from collections import deque
+from typing import IO, TYPE_CHECKING, Any
+
+from catalog.identity import ensure_identity
+from catalog.journal import journal_of
+from catalog.names import SIDE_FOLDER
+from functionfuse.errors import SideFileMissing, StorageUnusable
+from functionfuse.serializers.base import FILE_PROTOCOL
+
+if TYPE_CHECKING:
+    from catalog import Catalog
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_CLOEXEC
+
+
+class LocalPlace:
+    """A folder on a disk.
+
+    Parameters
+    ----------
+    root : str
+        Absolute path; made when the first result is saved.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        #: This process's journal for the storage.
+        self.journal = journal_of(root)
+
+    def __reduce__(self) -> tuple[type[LocalPlace], tuple[str]]:
+        return LocalPlace, (self.root,)
+
+    def make_room(self, folder: str) -> None:
+        """Make the folder of a workflow, and the storage itself if it is new."""
+        try:
+            os.makedirs(f"{self.root}/{folder}", exist_ok=True)
+            ensure_identity(self.root)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StorageUnusable(f"{error.filename} is a file where a folder is needed: choose another path") from error
+        except OSError as error:
+            raise StorageUnusable(f"{self.root} cannot be written ({error.strerror}): choose another path") from error
+
+    def create(self, folder: str) -> Temporary:
+        """Return a new hidden file in `folder`, to be written and then published."""
+        name = _take_name()
+        path = f"{self.root}/{folder}/{name}"
+        try:
+            return Temporary(os.open(path, _NEW, 0o666), path, name)
+        except FileNotFoundError:
+            self.make_room(folder)
+            return Temporary(os.open(path, _NEW, 0o666), path, name)
+
+    def path(self, folder: str, file: str) -> str:
+        """Return the path of a result's file."""
+        return f"{self.root}/{folder}/{file}"
+
+    def open_catalog(self) -> Catalog:
+        """Return the catalog of the storage."""
+        from catalog import Catalog
+
+        return Catalog(self.root)
+
+    def has_folder(self, folder: str) -> bool:
+        """Tell whether there is such a workflow."""
+        return os.path.isdir(f"{self.root}/{folder}")
+
+    def exists(self, folder: str, file: str) -> bool:
+        """Tell whether there is such a file."""
+        return os.access(f"{self.root}/{folder}/{file}", os.F_OK)
+
+    def open(self, folder: str, file: str) -> Source:
+        """Open a file for reading; `FileNotFoundError` if there is none."""
+        handle = os.open(f"{self.root}/{folder}/{file}", _READ)
+        try:
+            return Source(handle)
+        except BaseException:
+            os.close(handle)
+            raise
+
+    def files(self, folder: str) -> list[str]:
+        """Return the names of all files of a workflow, in no order; hidden ones are left out."""
+        try:
+            with os.scandir(f"{self.root}/{folder}") as entries:
+                return [entry.name for entry in entries if entry.name[0] != "." and entry.is_file()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def remove(self, folder: str, file: str) -> None:
+        """Delete a file; `FileNotFoundError` if there is none."""
+        os.unlink(f"{self.root}/{folder}/{file}")
+
+    def remove_folder(self, folder: str) -> None:
+        """Delete a workflow's folder if nothing is left in it: another process may be saving there."""
+        for path in (f"{self.root}/{folder}/{SIDE_FOLDER}", f"{self.root}/{folder}"):
+            try:
+                os.rmdir(path)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+
+    def side_folder(self, folder: str, name: str = "") -> SideFolder:
+        """Return the folder for the side files of the save called `name`; of the older format without a name."""
+        return SideFolder(f"{self.root}/{folder}/{SIDE_FOLDER}" + (f"/{name}" if name else ""))
+
+
+class Temporary:
+    """A hidden file that becomes a result when it is complete.
+
+    Parameters
+    ----------
+    handle : int
+        Its file descriptor, open for writing.
+    path : str
+        Where it is.
+    name : str
+        Its name, which another can have when it is gone.
+    """
+
+    __slots__ = ("_handle", "_name", "_path")
+
+    def __init__(self, handle: int, path: str, name: str) -> None:
+        self._handle = handle
+        self._path = path
+        self._name = name
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append all of `data`."""
+        written = os.write(self._handle, data)
+        if written < len(data):
+            rest = memoryview(data)[written:]
+            while rest:
+                rest = rest[os.write(self._handle, rest) :]
+
+    def close(self) -> None:
+        """Close the file; errors that the file system kept back are raised here."""
+        handle, self._handle = self._handle, -1
+        os.close(handle)
+
+    def publish(self, path: str) -> None:
+        """Rename the file to `path`, replacing what is there."""
+        os.replace(self._path, path)
+        _free_names.append(self._name)
+
+    def discard(self) -> bool:
+        """Delete the file; False if it was published and so is no longer there."""
+        if self._handle >= 0:
+            self.close()
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+# A hidden file's name is used again as soon as the file is published: measured on ext4, a new and longer name for
+# every file makes the folder grow and a small save cost 20 µs more.
+_free_names: deque[str] = deque()
+
+
+def _take_name() -> str:
+    try:
+        return _free_names.pop()
+    except IndexError:
+        return f".{os.urandom(6).hex()}"
+
+
+os.register_at_fork(after_in_child=_free_names.clear)
+
+
+class Source:
+    """A file that is open for reading.
+
+    Parameters
+    ----------
+    handle : int
+        Its file descriptor.
+    """
+
+    __slots__ = ("_handle", "mtime", "size")
+
+    def __init__(self, handle: int) -> None:
+        status = os.fstat(handle)
+        self._handle = handle
+        self.size = status.st_size
+        self.mtime = status.st_mtime_ns
+
+    def tail(self, size: int) -> bytes:
+        """Return the last `size` bytes, all of them if there are fewer."""
+        return os.pread(self._handle, size, max(0, self.size - size))
+
+    def map(self) -> memoryview:
+        """Return the whole file as memory, copied page by page where it is written to; valid after it is closed."""
+        return memoryview(mmap.mmap(self._handle, 0, access=mmap.ACCESS_COPY)) if self.size else memoryview(b"")
+
+    def close(self) -> None:
+        """Close the file; what was mapped stays valid."""
+        os.close(self._handle)
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class SideFolder:
+    """The folder of side files that a serializer sees as its file protocol.
+
+    Parameters
+    ----------
+    path : str
+        The folder; made when the first file is written.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @property
+    def protocols(self) -> dict[str, SideFolder]:
+        """What serializers are given to reach their files."""
+        return {FILE_PROTOCOL: self}
+
+    def open(self, filename: str, mode: str = "rb") -> IO[Any]:
+        """Open a side file.
+
+        Parameters
+        ----------
+        filename : str
+            Relative to this folder; folders within it are made when a file is written.
+        mode : str
+            As for the builtin `open`.
+
+        Raises
+        ------
+        SideFileMissing
+            If it is opened for reading and is not there.
+        ValueError
+            If the name leads out of the folder.
+        """
+        path = self._inside(filename)
+        if not set(mode) & set("wax"):
+            try:
+                return open(path, mode)
+            except FileNotFoundError as error:
+                raise SideFileMissing(f"the side file {path} is gone") from error
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return open(path, mode)
+
+    def remove(self, filename: str) -> None:
+        """Delete a side file, or a folder of them; one that is gone already is no error."""
+        path = self._inside(filename)
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _unlink_present(path)
+
+    def files(self) -> list[tuple[str, int]]:
+        """Return the name and size in bytes of every file in the folder, sorted by name."""
+        found = []
+        for folder, _, names in os.walk(self.path):
+            for name in names:
+                path = os.path.join(folder, name)
+                found.append((os.path.relpath(path, self.path), os.path.getsize(path)))
+        return sorted(found)
+
+    def discard(self) -> None:
+        """Delete the folder and all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _inside(self, filename: str) -> str:
+        path = os.path.normpath(os.path.join(self.path, filename))
+        if not path.startswith(self.path + os.sep):
+            raise ValueError(f"side file name {filename!r} leads out of {self.path}")
+        return path
+
+
+def _unlink_present(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,522 @@
+"""The one road in and out of a storage: save, read, list, remove.
+
+A storage kind only says where bytes go. `Storage` brings together codec, blob,
+place, journal and catalog; it is the only class that knows them all.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import logging
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from catalog import ids, names, record
+from functionfuse.errors import (
+    FunctionFuseError,
+    InvalidName,
+    InvalidPickle,
+    SideFileMissing,
+    StorageError,
+    StorageUnusable,
+    TaskNotFound,
+    UnpicklableResult,
+    add_note,
+)
+from functionfuse.serializers.base import Serializer
+from functionfuse.storage import _blob, _codec
+from functionfuse.storage._describe import describe
+from functionfuse.storage._places import LocalPlace, SideFolder, Source
+
+if TYPE_CHECKING:
+    from datetime import date, datetime
+
+    from catalog import Catalog
+
+__all__ = ["InvalidPickle", "Restored", "Storage"]
+
+_log = logging.getLogger("functionfuse.storage")
+_SERIALIZERS = record.fragment(serializers=["pickle"])
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A result that was read.
+
+    Attributes
+    ----------
+    value : object
+        The result.
+    footer : catalog.record.Footer or None
+        What its blob says of itself; None for the older format.
+    """
+
+    value: Any
+    footer: record.Footer | None
+
+
+@dataclass(frozen=True)
+class _Present:
+    """What is stored under a name just before it is overwritten or removed."""
+
+    record: Mapping[str, Any]
+    size: int
+    pids: list[tuple[str, Any]]
+    side: SideFolder
+    older_format: bool
+
+    @property
+    def blob_id(self) -> str | None:
+        return self.record.get("blob_id")
+
+
+class Storage:
+    """Keeps results, each as one file that describes itself, and knows them by a catalog.
+
+    Parameters
+    ----------
+    place : LocalPlace
+        Where the bytes go.
+
+    Attributes
+    ----------
+    always_read : bool
+        Whether a workflow hands on a result as it is read back, instead of the object that was saved.
+
+    Notes
+    -----
+    Any number of threads and processes may save, read, list and remove in one
+    storage at once. A storage object can be pickled and survives `fork`.
+    """
+
+    def __init__(self, place: LocalPlace) -> None:
+        self._place = place
+        self._registry = _codec.Registry()
+        self._catalog: Catalog | None = None
+        self.always_read = False
+
+    # Saving
+
+    def new_workflow(self, workflow_name: str) -> None:
+        """Make room for a workflow; `save` does so by itself."""
+        self._place.make_room(_encoded("workflow", workflow_name))
+
+    def save(self, workflow_name: str, task_name: str, obj: Any) -> None:
+        """Store one result, in place of the one that has this name.
+
+        When this returns, every process that asks finds the new result. Until
+        then, and if it fails or is killed, the one before stays as it was.
+
+        Parameters
+        ----------
+        workflow_name, task_name : str
+            Any non-empty strings.
+        obj : object
+            What to store: anything that pickle, cloudpickle or a registered serializer can.
+
+        Raises
+        ------
+        InvalidName
+            If a name is empty or no string.
+        UnpicklableResult
+            If the object cannot become bytes.
+        StorageUnusable
+            If the folder is not writable or the disk is full.
+        """
+        self.keep(workflow_name, task_name, obj)
+
+    def keep(self, workflow_name: str, task_name: str, obj: Any, origin: str = "") -> str:
+        """Store one result as `save` does, together with where it came from.
+
+        Parameters
+        ----------
+        workflow_name, task_name, obj
+            As for `save`.
+        origin : str
+            Fields that a run adds to the record, as `catalog.record.fragment` makes them.
+
+        Returns
+        -------
+        str
+            The id of the blob.
+        """
+        folder = _encoded("workflow", workflow_name)
+        file = _encoded("task", task_name)
+        with _Naming(workflow_name, task_name):
+            present = self._present(folder, file)
+            blob_id = ids.new_id(present.blob_id if present else None)
+            fields = [f'"blob_id":"{blob_id}",{record.name_fields(workflow_name, task_name)}', describe(obj)]
+            if present:
+                fields.append(record.fragment(replaces=present.blob_id))
+            if origin:
+                fields.append(origin)
+            writer = _blob.BlobWriter(self._place, folder, blob_id)
+            try:
+                line = self._write(writer, obj, fields)
+                self._place.journal.append(line, lambda: writer.publish(file))
+            except BaseException:
+                writer.discard()
+                raise
+            if present:
+                self._forget(present, folder, file)
+        return blob_id
+
+    def _write(self, writer: _blob.BlobWriter, obj: Any, fields: list[str]) -> str:
+        """Write all of a blob and return the line that tells of it."""
+        dumped = _codec.dump(obj, writer, self._registry, writer.side.protocols)
+        layout = f",{writer.write_buffers(dumped.buffers)}" if dumped.buffers else ""
+        plain = not layout and len(dumped.serializers) == 1
+        checksum = writer.checksum()
+        fields.append(f'"saved_at":"{record.utc_text(time.time())}","checksum":"xxh3:{checksum.hex()}"')
+        fields.append(_SERIALIZERS if dumped.serializers == ("pickle",) else record.fragment(serializers=dumped.serializers))
+        side_size = 0
+        if len(dumped.serializers) > 1:
+            files = [{"name": name, "size": size} for name, size in writer.side.files()]
+            side_size = sum(size for _, size in writer.side.files())
+            fields.append(record.fragment(side_files=files))
+        fields.append(record.machine_fields())
+        text = ",".join(fields)
+        size = writer.finish(record.close_blob(f"{{{text}{layout}}}", checksum, plain)) + side_size
+        return f'{{"event":"save","format":{record.FORMAT},"size":{size},{text}}}'
+
+    # Reading
+
+    def read_task(self, workflow_name: str, task_name: str) -> Any:
+        """Return a stored result.
+
+        Parameters
+        ----------
+        workflow_name, task_name : str
+            The names under which it was saved.
+
+        Raises
+        ------
+        TaskNotFound
+            If there is none (a `FileNotFoundError`).
+        InvalidPickle
+            If its bytes are damaged (a `ValueError`).
+        SideFileMissing
+            If a side file that it declares is gone.
+        SerializerNotRegistered
+            If it needs a serializer that was not registered.
+
+        Notes
+        -----
+        All bytes are checked against the blob's checksum before any is unpickled.
+        Unpickling executes what the pickle says: read only storages whose
+        writers you trust. Large arrays lie over the mapped file, copied where
+        they are written to; they stay valid when the task is overwritten or removed.
+        """
+        return self.restore(workflow_name, task_name).value
+
+    def restore(self, workflow_name: str, task_name: str) -> Restored:
+        """Return a stored result with its footer; raises as `read_task` does."""
+        folder, file = self._find(workflow_name, task_name)
+        naming = _Naming(workflow_name, task_name)
+        while True:
+            with naming, self._open(folder, file) as source:
+                blob = _blob.read_blob(source)
+            try:
+                return Restored(self._load(blob, folder), blob.footer)
+            except SideFileMissing as error:
+                with naming:
+                    if self._unchanged(folder, file, blob):
+                        raise
+                _log.debug("task %r was overwritten while it was read, which ended in: %s", task_name, error)
+            except FunctionFuseError:
+                with naming:
+                    raise
+            except Exception as error:
+                add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was unpickled")
+                raise
+
+    def footer(self, workflow_name: str, task_name: str) -> record.Footer | None:
+        """Return what a stored result's blob says of itself, without reading the result.
+
+        Returns
+        -------
+        catalog.record.Footer or None
+            None for the older format, and where the footer is damaged.
+
+        Raises
+        ------
+        TaskNotFound
+            If there is no such result.
+        """
+        with _Naming(workflow_name, task_name), self._open(*self._find(workflow_name, task_name)) as source:
+            return _blob.peek_footer(source)
+
+    def file_exists(self, workflow_name: str, task_name: str) -> bool:
+        """Tell whether a result is stored under these names."""
+        return self._place.exists(*self._find(workflow_name, task_name))
+
+    def stored(self, workflow_name: str) -> set[str]:
+        """Return the names of all stored results of a workflow, by one look at its folder."""
+        return set(self._names(workflow_name))
+
+    # Listing
+
+    def list_tasks(
+        self,
+        workflow_name: str,
+        pattern: str = "*",
+        *,
+        since: datetime | date | str | None = None,
+        until: datetime | date | str | None = None,
+    ) -> list[str]:
+        """Return the names of a workflow's results, sorted.
+
+        Parameters
+        ----------
+        workflow_name : str
+            The workflow, by its exact name.
+        pattern : str
+            A glob as in `fnmatch`, case-sensitive: ``*``, ``?``, ``[abc]``, ``[!a-c]``.
+        since, until : datetime, date or str, optional
+            Only what was saved at or after `since` and before `until`. Strings are ISO 8601; times without a
+            zone are local.
+
+        Raises
+        ------
+        catalog.errors.InvalidQuestion
+            If a date cannot be read, or `since` is after `until`.
+        """
+        _checked("workflow", workflow_name)
+        return self.catalog.names(workflow_name, pattern, since=since, until=until)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog of all results of this storage."""
+        if self._catalog is None:
+            self._catalog = self._place.open_catalog()
+        return self._catalog
+
+    # Removing
+
+    def remove_task(self, workflow_name: str, task_name: str | None = None, pattern: str | None = None) -> None:
+        """Remove one result, or all that match a glob; their side files go too.
+
+        Parameters
+        ----------
+        workflow_name : str
+            The workflow, by its exact name.
+        task_name : str, optional
+            The task, by its exact name.
+        pattern : str, optional
+            A glob as in `list_tasks`; where it is given, `task_name` is not looked at.
+
+        Raises
+        ------
+        TaskNotFound
+            If the single task is not there. A pattern that matches nothing is no error.
+        TypeError
+            If neither a task nor a pattern is given.
+        """
+        if pattern is not None:
+            match = re.compile(fnmatch.translate(pattern)).match
+            for name, (folder, file) in self._names(workflow_name).items():
+                if match(name):
+                    self._remove(workflow_name, name, folder, file)
+        elif task_name is not None:
+            self._remove(workflow_name, task_name, *self._find(workflow_name, task_name))
+        else:
+            raise TypeError("remove_task needs a task_name or a pattern; remove_workflow removes all")
+
+    def remove_workflow(self, workflow_name: str) -> None:
+        """Remove all results of a workflow.
+
+        Raises
+        ------
+        TaskNotFound
+            If there is no such workflow.
+        """
+        if not any(self._place.has_folder(folder) for folder in _candidates("workflow", workflow_name)):
+            raise TaskNotFound(f"there is no workflow {workflow_name!r} in {self._place.root}")
+        self.remove_task(workflow_name, pattern="*")
+        for folder in _candidates("workflow", workflow_name):
+            self._place.remove_folder(folder)
+
+    # Serializers
+
+    def register_persistent_serializers(self, *classes: type[Serializer]) -> None:
+        """Let serializers take over the objects of their types, in what is saved and read from now on.
+
+        Parameters
+        ----------
+        *classes : type
+            Classes with ``name``, ``serializer_class``, ``pickle``, ``unpickle`` and ``remove``.
+        """
+        for serializer in classes:
+            self._registry.add(serializer)
+
+    def have_serializers(self) -> bool:
+        """Tell whether any serializer is registered."""
+        return bool(self._registry.by_name)
+
+    # Events
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Write an event that is no save or removal to the journal, such as the start of a run."""
+        with _Naming(None, None):
+            self._place.journal.append(_event(event, ids.new_id(), record.fragment(**fields)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_catalog": None}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._place.root!r})"
+
+    def _names(self, workflow_name: str) -> dict[str, tuple[str, str]]:
+        return {
+            self._name_of(folder, file): (folder, file)
+            for folder in reversed(_candidates("workflow", workflow_name))
+            for file in self._place.files(folder)
+        }
+
+    def _name_of(self, folder: str, file: str) -> str:
+        name = names.decode(file)
+        if name is None:
+            with self._place.open(folder, file) as source:
+                footer = _blob.peek_footer(source)
+            name = names.from_text(footer.record["task"]) if footer else file
+        return name
+
+    def _find(self, workflow_name: str, task_name: str) -> tuple[str, str]:
+        files = _candidates("task", task_name)
+        folders = _candidates("workflow", workflow_name)
+        if len(files) > 1 or len(folders) > 1:
+            for folder in folders:
+                for file in files:
+                    if self._place.exists(folder, file):
+                        return folder, file
+        return folders[0], files[0]
+
+    def _open(self, folder: str, file: str) -> Source:
+        try:
+            return self._place.open(folder, file)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise TaskNotFound(f"nothing is stored there ({self._place.path(folder, file)})") from error
+
+    def _load(self, blob: _blob.Blob, folder: str) -> Any:
+        footer = blob.footer
+        if footer is not None and (footer.plain or len(footer.record["serializers"]) == 1):
+            return _codec.load(blob.stream, blob.buffers)
+        side = self._place.side_folder(folder, footer.record["blob_id"] if footer else "")
+        return _codec.load_with_serializers(blob.stream, blob.buffers, self._registry, side.protocols)
+
+    def _unchanged(self, folder: str, file: str, blob: _blob.Blob) -> bool:
+        with self._open(folder, file) as source:
+            now = _blob.peek_footer(source)
+        return (now and now.record["blob_id"]) == (blob.footer and blob.footer.record["blob_id"])
+
+    def _present(self, folder: str, file: str) -> _Present | None:
+        """Return what is stored under a name, or None; what is damaged counts with what is known of it."""
+        if not self._place.exists(folder, file):
+            return None
+        with self._place.open(folder, file) as source:
+            footer = _blob.peek_footer(source)
+            known = footer.record if footer else {}
+            pids = _pids(source) if footer is None or len(known["serializers"]) > 1 else []
+        side = self._place.side_folder(folder, known.get("blob_id", ""))
+        return _Present(known, record.size_of(source.size, known), pids, side, footer is None)
+
+    def _forget(self, present: _Present, folder: str, file: str) -> None:
+        """Delete the side files of a result that was overwritten or removed."""
+        for name, pid in present.pids:
+            serializer = self._registry.by_name.get(name)
+            try:
+                if serializer is not None:
+                    serializer.remove(pid, present.side.protocols)
+                elif present.older_format and isinstance(pid, str):
+                    present.side.remove(pid)
+            except Exception:  # the result itself is gone already; a third party's cleaning cannot undo that
+                _log.warning("the serializer %r did not remove %r of %s/%s", name, pid, folder, file, exc_info=True)
+        if not present.older_format:
+            present.side.discard()
+
+    def _remove(self, workflow_name: str, task_name: str, folder: str, file: str) -> None:
+        with _Naming(workflow_name, task_name):
+            present = self._present(folder, file)
+            if present is None:
+                raise TaskNotFound(f"nothing is stored there ({self._place.path(folder, file)})")
+            fields = record.fragment(
+                replaces=present.blob_id,
+                blob_id=present.blob_id,
+                size=present.size,
+                checksum=present.record.get("checksum"),
+            )
+            line = _event(
+                "remove", ids.new_id(present.blob_id), f"{record.name_fields(workflow_name, task_name)},{fields}"
+            )
+            self._place.journal.append(line, lambda: self._place.remove(folder, file))
+            self._forget(present, folder, file)
+
+
+def _event(event: str, event_id: str, fields: str) -> str:
+    moment = record.utc_text(time.time())
+    return f'{{"event":"{event}","event_id":"{event_id}","time":"{moment}",{fields},{record.machine_fields()}}}'
+
+
+def _pids(source: Source) -> list[tuple[str, Any]]:
+    try:
+        return _codec.persistent_ids(_blob.read_blob(source).stream)
+    except Exception:  # whatever is wrong with a result that goes away, it goes away
+        _log.warning("the persistent ids of a damaged result are not known; its side files may stay", exc_info=True)
+        return []
+
+
+def _checked(what: str, name: str) -> str:
+    if not isinstance(name, str) or not name:
+        raise InvalidName(f"a {what} name has to be a string that is not empty, not {name!r}")
+    return name
+
+
+def _encoded(what: str, name: str) -> str:
+    return names.encode(_checked(what, name))
+
+
+def _candidates(what: str, name: str) -> tuple[str, ...]:
+    return names.candidates(_checked(what, name))
+
+
+class _Naming:
+    """Names workflow and task in the errors that leave the storage, and translates those of the file system."""
+
+    __slots__ = ("_task", "_workflow")
+
+    def __init__(self, workflow_name: str | None, task_name: str | None) -> None:
+        self._workflow = workflow_name
+        self._task = task_name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, StorageUnusable):
+            raise StorageUnusable(error.errno, self._say(error.args[-1])) from error
+        if isinstance(error, StorageError):
+            raise type(error)(self._say(f"{error}{_REMEDIES.get(type(error), '')}")) from error.__cause__
+        if isinstance(error, OSError):
+            remedy = _REMEDIES_BY_NUMBER.get(error.errno or 0, "")
+            raise StorageUnusable(error.errno, self._say(f"{error.strerror or error}{remedy}")) from error
+
+    def _say(self, message: str) -> str:
+        return f"task {self._task!r} of workflow {self._workflow!r}: {message}" if self._task else message
+
+
+_REMEDIES: dict[type[StorageError], str] = {
+    InvalidPickle: "; remove the task, and the next run computes it again",
+    SideFileMissing: "; remove the task, and the next run computes it again",
+    UnpicklableResult: "; return something else, or register a serializer for its type; what was stored before is intact",
+}
+_REMEDIES_BY_NUMBER = {
+    errno.ENOSPC: "; nothing was published, what was stored before is intact: free some space and save again",
+    errno.EDQUOT: "; nothing was published, what was stored before is intact: free some space and save again",
+    errno.EACCES: "; check who owns the storage's folder",
+    errno.EROFS: "; the storage's folder is read-only here",
+}
+

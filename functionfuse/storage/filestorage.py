@@ -1,0 +1,34 @@
+"""Storage in a folder on a local or shared disk."""
+
+from __future__ import annotations
+
+import os
+
+from functionfuse.errors import InvalidConfiguration, StorageUnusable
+from functionfuse.storage._places import LocalPlace
+from functionfuse.storage.base import Storage
+
+
+class FileStorage(Storage):
+    """Keeps each result as a file, ``<path>/<workflow>/<task>``.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The folder; made when the first result is saved. ``~`` is the user's home.
+
+    Raises
+    ------
+    InvalidConfiguration
+        If the path is empty or no path.
+    StorageUnusable
+        If the path is a file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+            raise InvalidConfiguration(f"the path of a file storage has to be the name of a folder, not {path!r}")
+        root = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        if os.path.exists(root) and not os.path.isdir(root):
+            raise StorageUnusable(f"{root} is a file: a storage needs a folder, choose another path")
+        super().__init__(LocalPlace(root))

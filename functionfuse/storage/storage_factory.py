@@ -1,0 +1,56 @@
+"""From a configuration to a storage."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from functionfuse.errors import InvalidConfiguration
+from functionfuse.storage.base import Storage
+
+_KINDS = {"file": ("functionfuse.storage.filestorage", "FileStorage")}
+
+
+def storage_factory(config: Mapping[str, Any]) -> Storage:
+    """Return the storage that a configuration describes.
+
+    Parameters
+    ----------
+    config : mapping
+        ``{"kind": K, "options": {...}}``. Kind ``"file"`` takes the option ``path``, a folder.
+
+    Raises
+    ------
+    InvalidConfiguration
+        If the kind or an option is unknown or missing; the message tells what is known.
+    """
+    if not isinstance(config, Mapping) or "kind" not in config or not set(config) <= {"kind", "options"}:
+        raise InvalidConfiguration(f"a storage is described by {{'kind': ..., 'options': {{...}}}}, not by {config!r}")
+    options = config.get("options", {})
+    storage_class = _class_of(config["kind"])
+    _check_options(config["kind"], storage_class, options)
+    storage: Storage = storage_class(**options)
+    return storage
+
+
+def _class_of(kind: Any) -> Any:
+    try:
+        module, name = _KINDS[kind]
+    except (KeyError, TypeError):
+        raise InvalidConfiguration(f"unknown storage kind {kind!r}; known: {', '.join(map(repr, _KINDS))}") from None
+    return getattr(import_module(module), name)
+
+
+def _check_options(kind: str, storage_class: type, options: Any) -> None:
+    known = inspect.signature(storage_class).parameters
+    listed = ", ".join(map(repr, known))
+    if not isinstance(options, Mapping):
+        raise InvalidConfiguration(f"the options of storage kind {kind!r} are a dictionary ({listed}), not {options!r}")
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise InvalidConfiguration(f"unknown option {unknown[0]!r} of storage kind {kind!r}; known: {listed}")
+    missing = [name for name, parameter in known.items() if parameter.default is parameter.empty and name not in options]
+    if missing:
+        raise InvalidConfiguration(f"storage kind {kind!r} needs the option {missing[0]!r}")

@@ -1,0 +1,74 @@
+"""What every test gets: a watch over its open files, an environment of its own, reproducible examples."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The same examples everywhere, so that a red run can be repeated; HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+settings.register_profile("explore", deadline=None, max_examples=2_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+DESCRIPTORS = Path("/proc/self/fd")
+
+# What a library opens once and keeps for the life of the process: devices, the event
+# loops of Polars and asyncio, the pipes of pyarrow's signal handler and of
+# multiprocessing's resource tracker. (A forgotten pipe of Popen is a ResourceWarning.)
+PROCESS_WIDE = ("/dev/", "/proc/", "anon_inode:", "pipe:")
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember which tests failed."""
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+def open_files() -> set[tuple[str, str]]:
+    """Return number and target of every descriptor that this process holds, but the process-wide ones."""
+    found = set()
+    for descriptor in os.listdir(DESCRIPTORS):
+        try:
+            target = os.readlink(DESCRIPTORS / descriptor)
+        except FileNotFoundError:  # the one that listed the folder
+            continue
+        if not target.startswith(PROCESS_WIDE):
+            found.add((descriptor, target))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_files(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a file or socket open (Linux only)."""
+    if not DESCRIPTORS.exists():
+        yield
+        return
+    before = open_files()
+    yield
+    if FAILED in request.node.stash:  # its traceback keeps everything alive, and it is red already
+        return
+    if open_files() - before:
+        request.node.funcargs.clear()  # pytest drops the fixtures' values only after this
+        gc.collect()
+    leaked = open_files() - before
+    assert not leaked, f"the test left files open: {sorted(leaked)}"
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the user's cache, colours and terminal out of the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    for name in ("NO_COLOR", "FORCE_COLOR", "PYTHONWARNINGS"):
+        monkeypatch.delenv(name, raising=False)
