@@ -3,6 +3,7 @@
 CatalogError
 ├── NotABlob (ValueError)           bytes that do not end in a footer
 ├── DamagedFooter (ValueError)      a footer whose bytes are not those that were written
+├── LongerFooter                    a footer of which only the end was given
 ├── NewerFormat (RuntimeError)      written by a newer version
 ├── InvalidQuestion (ValueError)    a filter, a date or an SQL text that cannot be answered
 ├── ExportRefused (OSError)         an export that would go nowhere or over something
@@ -22,6 +23,20 @@ class NotABlob(CatalogError, ValueError):
 
 class DamagedFooter(CatalogError, ValueError):
     """There is a footer, and it is not what was written."""
+
+
+class LongerFooter(CatalogError):
+    """More of a blob's end is needed to read its footer.
+
+    Parameters
+    ----------
+    span : int
+        How many bytes.
+    """
+
+    def __init__(self, span: int) -> None:
+        super().__init__(f"the footer has {span} bytes")
+        self.span = span
 
 
 class NewerFormat(CatalogError, RuntimeError):

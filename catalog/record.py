@@ -28,28 +28,28 @@ import os
 import struct
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
 import xxhash
 
-from catalog.errors import DamagedFooter, NewerFormat, NotABlob
+from catalog.errors import DamagedFooter, LongerFooter, NewerFormat, NotABlob
 from catalog.names import to_text
 
 FORMAT = 1
 MAGIC = b"\x89FFb\r\n\x1a\n"
 PLAIN = 1
 
-_TRAILER = struct.Struct("<16sIHH")
+_TRAILER = struct.Struct("<16sIHHQ8s")
+TRAILER_SIZE = _TRAILER.size
+_SEALED = struct.Struct("<16sIHH")
 _SEAL = struct.Struct("<Q8s")
-TRAILER_SIZE = _TRAILER.size + _SEAL.size
+_SEAL_SIZE = _SEAL.size
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
 
 
-@dataclass(frozen=True)
 class Footer:
     """What a blob says of itself.
 
@@ -67,11 +67,12 @@ class Footer:
         Version of the blob's format.
     """
 
-    text: bytes
-    body_size: int
-    body_checksum: bytes
-    plain: bool
-    format: int
+    def __init__(self, text: bytes, body_size: int, body_checksum: bytes, plain: bool, format: int) -> None:
+        self.text = text
+        self.body_size = body_size
+        self.body_checksum = body_checksum
+        self.plain = plain
+        self.format = format
 
     @property
     def blob_id(self) -> str:
@@ -80,7 +81,7 @@ class Footer:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """The JSON object, parsed; its keys are columns of the catalog."""
+        """The JSON object, parsed; its keys are columns of the catalog. Parsed on use: most reads need none of it."""
         return dict(json.loads(self.text))
 
 
@@ -97,31 +98,8 @@ def close_blob(record: str, body_checksum: bytes, plain: bool) -> bytes:
         Whether the body is a pickle stream and nothing else.
     """
     footer = record.encode("ascii")
-    head = _TRAILER.pack(body_checksum, len(footer), FORMAT, PLAIN if plain else 0)
-    return footer + head + _SEAL.pack(xxhash.xxh3_64_intdigest(footer + head), MAGIC)
-
-
-def footer_span(tail: bytes | memoryview) -> int:
-    """Return how many bytes at the end of a blob are footer and trailer.
-
-    Parameters
-    ----------
-    tail : bytes-like
-        The blob's last bytes, the 40 of the trailer at least.
-
-    Raises
-    ------
-    NotABlob
-        If the bytes do not end as a blob does: of another format, or cut short.
-    NewerFormat
-        If a newer version wrote it.
-    """
-    if len(tail) < TRAILER_SIZE or tail[-8:] != MAGIC:
-        raise NotABlob("the bytes do not end in a blob's trailer")
-    _, footer_size, version, _ = _TRAILER.unpack_from(tail, len(tail) - TRAILER_SIZE)
-    if version > FORMAT:
-        raise NewerFormat(f"the blob has format {version}, this version reads up to {FORMAT}: install a newer one")
-    return int(footer_size) + TRAILER_SIZE
+    sealed = footer + _SEALED.pack(body_checksum, len(footer), FORMAT, PLAIN if plain else 0)
+    return sealed + _SEAL.pack(xxhash.xxh3_64_intdigest(sealed), MAGIC)
 
 
 def read_footer(tail: bytes | memoryview, size: int) -> Footer:
@@ -130,26 +108,35 @@ def read_footer(tail: bytes | memoryview, size: int) -> Footer:
     Parameters
     ----------
     tail : bytes-like
-        At least the last `footer_span` bytes of the blob.
+        The blob's last bytes; all of them, or as many as the footer has.
     size : int
         Bytes of the whole blob.
 
     Raises
     ------
-    NotABlob, NewerFormat
-        As `footer_span` does.
+    NotABlob
+        If the bytes do not end as a blob does: of another format, or cut short.
+    NewerFormat
+        If a newer version wrote it.
+    LongerFooter
+        If the footer begins before the bytes that were given.
     DamagedFooter
         If footer or trailer are not as they were written.
     """
-    span = footer_span(tail)
-    if span > len(tail):
+    if len(tail) < TRAILER_SIZE or tail[-8:] != MAGIC:
+        raise NotABlob("the bytes do not end in a blob's trailer")
+    checksum, footer_size, version, flags, seal, _ = _TRAILER.unpack_from(tail, len(tail) - TRAILER_SIZE)
+    if version > FORMAT:
+        raise NewerFormat(f"the blob has format {version}, this version reads up to {FORMAT}: install a newer one")
+    span = footer_size + TRAILER_SIZE
+    if span > size:
         raise DamagedFooter(f"the footer claims {span} bytes of {size}")
-    sealed = bytes(tail[-span : -_SEAL.size])
-    seal, _ = _SEAL.unpack_from(tail, len(tail) - _SEAL.size)
+    if span > len(tail):
+        raise LongerFooter(span)
+    sealed = bytes(tail[-span : -_SEAL_SIZE])
     if xxhash.xxh3_64_intdigest(sealed) != seal:
         raise DamagedFooter("the footer's checksum is wrong")
-    body_checksum, _, version, flags = _TRAILER.unpack_from(sealed, span - TRAILER_SIZE)
-    return Footer(sealed[: -_TRAILER.size], size - span, body_checksum, bool(flags & PLAIN), version)
+    return Footer(sealed[:footer_size], size - span, checksum, bool(flags & PLAIN), version)
 
 
 def fragment(**fields: Any) -> str:
@@ -230,8 +217,7 @@ def footer_from(read_tail: Callable[[int], bytes], size: int) -> Footer:
     NotABlob, DamagedFooter, NewerFormat
         As `read_footer` does.
     """
-    tail = read_tail(min(size, 4096))
-    span = footer_span(tail)
-    if span > len(tail) and span <= size:
-        tail = read_tail(span)
-    return read_footer(tail, size)
+    try:
+        return read_footer(read_tail(4096), size)
+    except LongerFooter as longer:
+        return read_footer(read_tail(longer.span), size)

@@ -14,6 +14,7 @@ html_title = f"functionfuse {release}"
 myst_heading_anchors = 3  # pages link to each other's headings
 
 napoleon_google_docstring = False
+napoleon_use_ivar = True  # a field of a dataclass is described once
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"

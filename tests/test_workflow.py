@@ -142,11 +142,14 @@ def test_a_call_makes_a_node_and_runs_nothing() -> None:
 
 
 def test_the_decorated_function_looks_like_the_function() -> None:
-    """Name, module and docstring are those of the function that was decorated."""
+    """Name, module and docstring are those of the function or class that was decorated."""
     assert add.__name__ == "add"
     assert add.__module__ == __name__
     assert add.__doc__ == "Add two numbers."
     assert add.__wrapped__(1, 2) == 3  # type: ignore[attr-defined]
+    assert Counter.__name__ == "Counter"
+    assert Counter.__doc__ == "Counts."
+    assert not hasattr(Counter, "limit"), "a decorated class is a function, which does not pass for the class"
 
 
 def test_default_names_count_the_calls_of_each_function() -> None:
@@ -530,6 +533,8 @@ def test_an_object_can_be_its_own_methods_argument() -> None:
 def test_methods_called_by_many_threads_form_one_row() -> None:
     """Methods that threads call on one stand-in come one after the other, in the order of their numbers."""
     stand_in = Counter()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # seconds; threads take turns in the middle of calls
 
     def work() -> None:
         for _ in range(500):
@@ -540,6 +545,7 @@ def test_methods_called_by_many_threads_form_one_row() -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    sys.setswitchinterval(interval)
     methods = sorted(stand_in.children, key=lambda node: node.seq)
     assert [node.after for node in methods] == [(), *((node,) for node in methods[:-1])]
 

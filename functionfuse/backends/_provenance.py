@@ -9,14 +9,20 @@ reading what it was computed from.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import xxhash
+
 from catalog.names import to_text
-from catalog.record import Footer, fragment
+from catalog.record import Footer, fragment, quote
 from functionfuse.baseworkflow import BaseWorkflow
-from functionfuse.fingerprint import combine, comparable, of_function, of_value
+from functionfuse.fingerprint import comparable, of_function, of_value
 from functionfuse.workflow import Item, Node, StandIn
+
+#: Bytecode differs between versions of Python, so that lineages can only be compared within one.
+_PYTHON = f"py{sys.version_info.major}.{sys.version_info.minor}"
 
 _Special = dict[type, Callable[[Any], str | None]]
 
@@ -56,9 +62,9 @@ class Provenance:
         duration : float
             Seconds that it took.
         """
-        parents = [to_text(parent.get_name()) for parent in node.parents]
-        rest = fragment(inputs=dict(self._inputs(node)), parents=parents, duration=round(duration, 9))
-        return f"{self._identity(node)},{rest}"
+        inputs = ",".join([f"{quote(name)}:{quote(value) if value else 'null'}" for name, value in self._inputs(node)])
+        parents = ",".join([quote(to_text(parent.get_name())) for parent in node.parents])
+        return f'{self._identity(node)},"inputs":{{{inputs}}},"parents":[{parents}],"duration":{duration:.9f}'
 
     def staleness(self, node: Node, footer: Footer | None) -> str | None:
         """Return why a stored result is not what its node would give now; None if nothing speaks against it.
@@ -99,8 +105,11 @@ class Provenance:
 
     def _others_changed(self, node: Node, footer: Footer) -> bool:
         """Tell whether a parent that was computed or read in this run is not the one that was used."""
-        parents = [self._blob_ids[parent] for parent in node.parents if parent in self._blob_ids]
-        return any(blob_id.encode("ascii") not in footer.text for blob_id in parents)
+        for parent in node.parents:
+            blob_id = self._blob_ids.get(parent)
+            if blob_id is not None and blob_id.encode("ascii") not in footer.text:
+                return True
+        return False
 
     # Fingerprints
 
@@ -124,10 +133,11 @@ class Provenance:
             parts.append(self._lineages[value] if type(value) is Node else of_value(value, self._by_lineage))
         for name, value in sorted(node.kwargs.items()):
             parts += (name, of_value(value, self._by_lineage))
-        parts += (self._lineages[earlier] for earlier in node.after)
-        # The prefix tells which version of Python the code fingerprints are of, and so what can be compared.
-        prefix = code.partition(":")[0] if code else "unknown"
-        return f"{prefix}:{combine(parts)}"
+        if node.after:
+            parts += ("after", *(self._lineages[earlier] for earlier in node.after))
+        # No fingerprint has a line break or is "?", and none looks like a name: the text can be read in one way only.
+        text = "\n".join([part or "?" for part in parts])
+        return f"{_PYTHON}:{xxhash.xxh3_128_hexdigest(text.encode())}"
 
     def _inputs(self, node: Node) -> Iterator[tuple[str, str | None]]:
         names = self._code(node)[2]

@@ -93,6 +93,7 @@ class Run:
         self._anew = self._below(workflow.find_nodes(recompute)) if recompute is not None else frozenset()
         self._stored = self._storage.stored(self._name) if self._storage else set()
         self._provenance = Provenance(workflow, self._nodes) if self._storage else None
+        self._kept = {node for node in self._nodes if self._is_kept(node)}
         self._results: dict[Node, Any] = {}
         self._stale: dict[str, str] = {}
         self.run_id = new_id()
@@ -140,7 +141,7 @@ class Run:
         return Plan(compute[::-1], restore, uses)
 
     def _is_usable(self, node: Node) -> bool:
-        if node.get_name() not in self._stored or not self._is_kept(node) or node in self._anew:
+        if node not in self._kept or node.get_name() not in self._stored or node in self._anew:
             return False
         if self._settings.on_stale not in ("recompute", "error"):
             return True
@@ -183,7 +184,7 @@ class Run:
         self._release(node, plan)
 
     def _keep(self, node: Node, value: Any, duration: float) -> Any:
-        if not self._is_kept(node):
+        if node not in self._kept:
             return value
         assert self._storage is not None and self._provenance is not None
         origin = f'"run_id":"{self.run_id}",{self._provenance.origin(node, duration)}'
@@ -212,7 +213,7 @@ class Run:
         """Free the results that nothing needs any more, unless they could not be had again."""
         for parent in node.parents:
             plan.uses[parent] -= 1
-            if not plan.uses[parent] and self._is_kept(parent):
+            if not plan.uses[parent] and parent in self._kept:
                 self._results.pop(parent, None)
 
     # After the run
@@ -221,13 +222,13 @@ class Run:
         """Return the result of a node after the run: at hand, or read, or as a last resort computed."""
         if node in self._results:
             return self._results[node]
-        if self._is_kept(node) and self._storage is not None and self._storage.file_exists(self._name, node.get_name()):
+        if self._storage is not None and node in self._kept and self._storage.file_exists(self._name, node.get_name()):
             return self._storage.read_task(self._name, node.get_name())
         return Run(_Part(self._workflow, node), self._settings).execute(iter_nodes)[0]
 
     def _finish(self, status: str, plan: Plan) -> None:
         self._note("run-finished", status=status, computed=self.computed, restored=self.restored)
-        for node in [node for node in self._results if self._is_kept(node)]:
+        for node in self._kept & self._results.keys():
             del self._results[node]
         for node in self._nodes:
             node._outcome = self

@@ -116,7 +116,7 @@ def _module_token(value: ModuleType) -> str:
     return digest("module", (repr(value.__name__),))
 
 
-LITERALS.update({kind: repr for kind in (type(None), bool, float, complex)})
+LITERALS.update(dict.fromkeys((type(None), bool, float, complex), repr))
 LITERALS.update({int: _int_literal, str: _str_literal, bytes: _bytes_literal})
 LEAVES.update({int: _int_token, str: _str_token, bytes: _bytes_token, bytearray: _bytes_token})
 LEAVES[ModuleType] = _module_token

@@ -8,13 +8,12 @@ pickle followed by the SHA-1 of it, is read here too.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import xxhash
 
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
-from catalog.record import Footer, close_blob, footer_from, footer_span, fragment, read_footer
+from catalog.record import Footer, footer_from, fragment, read_footer
 from functionfuse.errors import InvalidPickle, UnsupportedFormat
 from functionfuse.storage._places import LocalPlace, Source, Temporary
 
@@ -134,8 +133,7 @@ class BlobWriter:
         self._opened().write(data)
 
 
-@dataclass(frozen=True)
-class Blob:
+class Blob(NamedTuple):
     """A blob that was opened and checked.
 
     Attributes
@@ -169,17 +167,15 @@ def read_blob(source: Source) -> Blob:
         If a newer version wrote them.
     """
     tail = source.tail(_SMALL)
-    try:
-        span = footer_span(tail)
-    except NotABlob:
-        return Blob(None, _read_older(source), [])
-    except NewerFormat as error:
-        raise UnsupportedFormat(str(error)) from error
     data = memoryview(tail) if len(tail) == source.size else source.map()
     try:
-        footer = read_footer(data[-span:] if span <= len(data) else data, source.size)
+        footer = read_footer(data, source.size)
+    except NotABlob:
+        return Blob(None, _checked_older(data), [])
     except DamagedFooter as error:
         raise InvalidPickle(str(error)) from error
+    except NewerFormat as error:
+        raise UnsupportedFormat(str(error)) from error
     body = data[: footer.body_size]
     if xxhash.xxh3_128_digest(body) != footer.body_checksum:
         raise InvalidPickle("the checksum of the body is wrong")
@@ -193,10 +189,9 @@ def _parts(footer: Footer, body: memoryview) -> Blob:
     return Blob(footer, body[: footer.record["stream"]], buffers)
 
 
-def _read_older(source: Source) -> memoryview:
-    data = source.map()
+def _checked_older(data: memoryview) -> memoryview:
     body = data[:-_SHA1_SIZE]
-    if source.size <= _SHA1_SIZE or hashlib.sha1(body).digest() != data[-_SHA1_SIZE:]:
+    if len(data) <= _SHA1_SIZE or hashlib.sha1(body).digest() != data[-_SHA1_SIZE:]:
         raise InvalidPickle("the bytes end neither in a footer nor in their SHA-1: they were cut or changed")
     return body
 
@@ -215,5 +210,3 @@ def peek_footer(source: Source) -> Footer | None:
         return None
     except NewerFormat as error:
         raise UnsupportedFormat(str(error)) from error
-
-

@@ -83,7 +83,8 @@ class Dumped:
     serializers: tuple[str, ...]
 
 
-_SMALL = Dumped((), ("pickle",))
+_STREAM_ONLY = Dumped((), ("pickle",))
+_ATOMS = frozenset({int, float, bool, str, bytes, type(None)})
 
 
 def dump(obj: Any, sink: Sink, registry: Registry, protocols: Mapping[str, Any]) -> Dumped:
@@ -105,6 +106,9 @@ def dump(obj: Any, sink: Sink, registry: Registry, protocols: Mapping[str, Any])
     UnpicklableResult
         If neither pickle nor cloudpickle can.
     """
+    if type(obj) in _ATOMS and not registry.by_type:  # numbers and strings, a third of the time
+        sink.write(pickle.dumps(obj, PROTOCOL))
+        return _STREAM_ONLY
     try:
         return _dump("pickle", pickle.Pickler, obj, _Watch(sink), registry, protocols)
     except (_OfMain, *_REFUSALS):
@@ -136,7 +140,7 @@ def _dump(
 
     if not registry.by_type:
         base(sink, PROTOCOL, buffer_callback=keep_in_band).dump(obj)
-        return Dumped(tuple(buffers), (name,)) if buffers or name != "pickle" else _SMALL
+        return Dumped(tuple(buffers), (name,)) if buffers or name != "pickle" else _STREAM_ONLY
     pickler = _with_serializers(base)(sink, PROTOCOL, buffer_callback=keep_in_band)
     pickler.take(registry, protocols)
     pickler.dump(obj)

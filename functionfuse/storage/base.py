@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from catalog import ids, names, record
 from functionfuse.errors import (
@@ -43,8 +43,7 @@ _log = logging.getLogger("functionfuse.storage")
 _SERIALIZERS = record.fragment(serializers=["pickle"])
 
 
-@dataclass(frozen=True)
-class Restored:
+class Restored(NamedTuple):
     """A result that was read.
 
     Attributes
@@ -146,23 +145,29 @@ class Storage:
         """
         folder = _encoded("workflow", workflow_name)
         file = _encoded("task", task_name)
-        with _Naming(workflow_name, task_name):
-            present = self._present(folder, file)
-            blob_id = ids.new_id(present.blob_id if present else None)
-            fields = [f'"blob_id":"{blob_id}",{record.name_fields(workflow_name, task_name)}', describe(obj)]
-            if present:
-                fields.append(record.fragment(replaces=present.blob_id))
-            if origin:
-                fields.append(origin)
-            writer = _blob.BlobWriter(self._place, folder, blob_id)
-            try:
-                line = self._write(writer, obj, fields)
-                self._place.journal.append(line, lambda: writer.publish(file))
-            except BaseException:
-                writer.discard()
-                raise
-            if present:
-                self._forget(present, folder, file)
+        names_fields = record.name_fields(workflow_name, task_name)
+        try:
+            return self._keep(folder, file, names_fields, obj, origin)
+        except (StorageError, OSError) as error:
+            raise _named(error, workflow_name, task_name) from error
+
+    def _keep(self, folder: str, file: str, names_fields: str, obj: Any, origin: str) -> str:
+        present = self._present(folder, file)
+        blob_id = ids.new_id(present.blob_id if present else None)
+        fields = [f'"blob_id":"{blob_id}",{names_fields}', describe(obj)]
+        if present:
+            fields.append(record.fragment(replaces=present.blob_id))
+        if origin:
+            fields.append(origin)
+        writer = _blob.BlobWriter(self._place, folder, blob_id)
+        try:
+            line = self._write(writer, obj, fields)
+            self._place.journal.append(line, lambda: writer.publish(file))
+        except BaseException:
+            writer.discard()
+            raise
+        if present:
+            self._forget(present, folder, file)
         return blob_id
 
     def _write(self, writer: _blob.BlobWriter, obj: Any, fields: list[str]) -> str:
@@ -216,23 +221,21 @@ class Storage:
     def restore(self, workflow_name: str, task_name: str) -> Restored:
         """Return a stored result with its footer; raises as `read_task` does."""
         folder, file = self._find(workflow_name, task_name)
-        naming = _Naming(workflow_name, task_name)
-        while True:
-            with naming, self._open(folder, file) as source:
-                blob = _blob.read_blob(source)
-            try:
-                return Restored(self._load(blob, folder), blob.footer)
-            except SideFileMissing as error:
-                with naming:
+        try:
+            while True:
+                with self._open(folder, file) as source:
+                    blob = _blob.read_blob(source)
+                try:
+                    return Restored(self._load(blob, folder), blob.footer)
+                except SideFileMissing as error:
                     if self._unchanged(folder, file, blob):
                         raise
-                _log.debug("task %r was overwritten while it was read, which ended in: %s", task_name, error)
-            except FunctionFuseError:
-                with naming:
-                    raise
-            except Exception as error:
-                add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was unpickled")
-                raise
+                    _log.debug("task %r was overwritten while it was read, which ended in: %s", task_name, error)
+        except (StorageError, OSError) as error:
+            raise _named(error, workflow_name, task_name) from error
+        except Exception as error:
+            add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was unpickled")
+            raise
 
     def footer(self, workflow_name: str, task_name: str) -> record.Footer | None:
         """Return what a stored result's blob says of itself, without reading the result.
@@ -247,8 +250,11 @@ class Storage:
         TaskNotFound
             If there is no such result.
         """
-        with _Naming(workflow_name, task_name), self._open(*self._find(workflow_name, task_name)) as source:
-            return _blob.peek_footer(source)
+        try:
+            with self._open(*self._find(workflow_name, task_name)) as source:
+                return _blob.peek_footer(source)
+        except (StorageError, OSError) as error:
+            raise _named(error, workflow_name, task_name) from error
 
     def file_exists(self, workflow_name: str, task_name: str) -> bool:
         """Tell whether a result is stored under these names."""
@@ -256,7 +262,8 @@ class Storage:
 
     def stored(self, workflow_name: str) -> set[str]:
         """Return the names of all stored results of a workflow, by one look at its folder."""
-        return set(self._names(workflow_name))
+        files = [(folder, file) for folder in _candidates("workflow", workflow_name) for file in self._place.files(folder)]
+        return {file if "%" not in file else self._name_of(folder, file) for folder, file in files}
 
     # Listing
 
@@ -361,8 +368,10 @@ class Storage:
 
     def note(self, event: str, **fields: Any) -> None:
         """Write an event that is no save or removal to the journal, such as the start of a run."""
-        with _Naming(None, None):
+        try:
             self._place.journal.append(_event(event, ids.new_id(), record.fragment(**fields)))
+        except OSError as error:
+            raise StorageUnusable(error.errno, f"the event {event!r} cannot be recorded: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_catalog": None}
@@ -386,9 +395,9 @@ class Storage:
         return name
 
     def _find(self, workflow_name: str, task_name: str) -> tuple[str, str]:
-        files = _candidates("task", task_name)
         folders = _candidates("workflow", workflow_name)
-        if len(files) > 1 or len(folders) > 1:
+        files = _candidates("task", task_name)
+        if len(files) + len(folders) > 2:
             for folder in folders:
                 for file in files:
                     if self._place.exists(folder, file):
@@ -439,21 +448,25 @@ class Storage:
             present.side.discard()
 
     def _remove(self, workflow_name: str, task_name: str, folder: str, file: str) -> None:
-        with _Naming(workflow_name, task_name):
+        try:
             present = self._present(folder, file)
             if present is None:
                 raise TaskNotFound(f"nothing is stored there ({self._place.path(folder, file)})")
-            fields = record.fragment(
-                replaces=present.blob_id,
-                blob_id=present.blob_id,
-                size=present.size,
-                checksum=present.record.get("checksum"),
-            )
-            line = _event(
-                "remove", ids.new_id(present.blob_id), f"{record.name_fields(workflow_name, task_name)},{fields}"
-            )
-            self._place.journal.append(line, lambda: self._place.remove(folder, file))
+            names_fields = record.name_fields(workflow_name, task_name)
+            self._place.journal.append(_removal(present, names_fields), lambda: self._place.remove(folder, file))
             self._forget(present, folder, file)
+        except (StorageError, OSError) as error:
+            raise _named(error, workflow_name, task_name) from error
+
+
+def _removal(present: _Present, names_fields: str) -> str:
+    fields = record.fragment(
+        replaces=present.blob_id,
+        blob_id=present.blob_id,
+        size=present.size,
+        checksum=present.record.get("checksum"),
+    )
+    return _event("remove", ids.new_id(present.blob_id), f"{names_fields},{fields}")
 
 
 def _event(event: str, event_id: str, fields: str) -> str:
@@ -483,29 +496,15 @@ def _candidates(what: str, name: str) -> tuple[str, ...]:
     return names.candidates(_checked(what, name))
 
 
-class _Naming:
-    """Names workflow and task in the errors that leave the storage, and translates those of the file system."""
-
-    __slots__ = ("_task", "_workflow")
-
-    def __init__(self, workflow_name: str | None, task_name: str | None) -> None:
-        self._workflow = workflow_name
-        self._task = task_name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, StorageUnusable):
-            raise StorageUnusable(error.errno, self._say(error.args[-1])) from error
-        if isinstance(error, StorageError):
-            raise type(error)(self._say(f"{error}{_REMEDIES.get(type(error), '')}")) from error.__cause__
-        if isinstance(error, OSError):
-            remedy = _REMEDIES_BY_NUMBER.get(error.errno or 0, "")
-            raise StorageUnusable(error.errno, self._say(f"{error.strerror or error}{remedy}")) from error
-
-    def _say(self, message: str) -> str:
-        return f"task {self._task!r} of workflow {self._workflow!r}: {message}" if self._task else message
+def _named(error: StorageError | OSError, workflow_name: str, task_name: str) -> StorageError:
+    """Return an error that names workflow and task; those of the file system are translated here."""
+    place = f"task {task_name!r} of workflow {workflow_name!r}"
+    if isinstance(error, StorageUnusable):
+        return StorageUnusable(error.errno, f"{place}: {error.strerror or error}")
+    if isinstance(error, StorageError):
+        return type(error)(f"{place}: {error}{_REMEDIES.get(type(error), '')}")
+    remedy = _REMEDIES_BY_NUMBER.get(error.errno or 0, "")
+    return StorageUnusable(error.errno, f"{place}: {error.strerror or error}{remedy}")
 
 
 _REMEDIES: dict[type[StorageError], str] = {
