@@ -8,8 +8,11 @@ DEV := requirements/dev-$(VERSION).txt
 OLDEST := requirements/oldest-$(VERSION).txt
 BIN := .venv/bin
 
-# An environment is built from its lock alone and built again when the lock
-# changes; the stamp is touched last, so a broken-off build is not taken for one.
+# An environment is built from its lock alone, and built again when the lock changes;
+# the package itself is installed on top, and again when pyproject.toml changes. A stamp
+# is touched last, so that a broken-off build is not taken for one.
+LOCKED := .venv/locked-$(VERSION)
+LOCKED_OLDEST := .venv-oldest/locked-$(VERSION)
 READY := .venv/ready-$(VERSION)
 READY_OLDEST := .venv-oldest/ready-$(VERSION)
 
@@ -83,19 +86,25 @@ clean: ## remove what the other targets made, the environments too
 .venv: $(READY)
 .venv-oldest: $(READY_OLDEST)
 
-$(READY): $(DEV)
+$(LOCKED): $(DEV)
 	@echo "Building .venv for Python $(VERSION): a minute or two."
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python $(INSTALL) $(FROM_LOCK) $(DEV)
-	@$(BIN)/python $(INSTALL) $(FROM_HERE)
 	@touch $@
 
-$(READY_OLDEST): $(OLDEST)
+$(LOCKED_OLDEST): $(OLDEST)
 	@echo "Building .venv-oldest for Python $(VERSION)."
 	@rm -rf .venv-oldest
 	@$(PYTHON) -m venv .venv-oldest
 	@.venv-oldest/bin/python $(INSTALL) $(FROM_LOCK) $(OLDEST)
+	@touch $@
+
+$(READY): $(LOCKED) pyproject.toml
+	@$(BIN)/python $(INSTALL) $(FROM_HERE)
+	@touch $@
+
+$(READY_OLDEST): $(LOCKED_OLDEST) pyproject.toml
 	@.venv-oldest/bin/python $(INSTALL) $(FROM_HERE)
 	@touch $@
 

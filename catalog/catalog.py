@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from catalog.engine import relation
 from catalog.errors import InvalidQuestion
@@ -41,6 +41,11 @@ class Catalog:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Catalog:
         """Open the catalog of the storage in folder `path`.
+
+        Returns
+        -------
+        Catalog
+            Nothing is read before the first question.
 
         Raises
         ------
@@ -125,6 +130,11 @@ class Catalog:
             Its exact name.
         pattern, since, until
             As in `tasks`.
+
+        Returns
+        -------
+        list of str
+            The names as they were given when the results were saved.
         """
         conditions = Conditions()
         conditions.add("workflow = ?", to_text(workflow))
@@ -142,6 +152,11 @@ class Catalog:
             One SELECT statement in DuckDB's SQL.
         params : list, tuple or mapping, optional
             For ``?`` and ``$1``, or by name for ``$name``.
+
+        Returns
+        -------
+        duckdb.DuckDBPyRelation
+            The rows, over a materialised Arrow table.
 
         Raises
         ------

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from catalog.folder import Folder, Found, Unreadable
 from catalog.names import candidates, decode, encode, from_text, to_text
@@ -66,7 +66,7 @@ class Fold:
 
     def refresh(self) -> Refreshed:
         """Fold in all that is new."""
-        known = {name: position for name, position in self._rows("SELECT name, position FROM segments")}
+        known = dict(self._rows("SELECT name, position FROM segments"))
         for name, size in self._folder.segments():
             if size > known.get(name, 0):
                 self._fold_segment(name, known.get(name))
@@ -179,7 +179,8 @@ class Fold:
         A folder is looked through when it changed and no event explains that, or
         when it is small; one in which much is being saved, now and then.
         """
-        known = {row[0]: row[1:] for row in self._rows("SELECT folder, mtime, settled, dirty, due, entries FROM folders")}
+        rows = self._rows("SELECT folder, mtime, settled, dirty, due, entries FROM folders")
+        known = {folder: state for folder, *state in rows}
         present = self._folder.workflows()
         for folder, mtime in present:
             before, settled, dirty, due, entries = known.pop(folder, (None, False, False, 0.0, 0))
@@ -245,7 +246,7 @@ class Fold:
     def _run(self, sql: str, *parameters: object) -> None:
         self._connection.execute(sql, list(parameters)).fetchall()
 
-    def _rows(self, sql: str, *parameters: object) -> list[tuple[int, ...]]:
+    def _rows(self, sql: str, *parameters: object) -> list[Any]:
         return self._connection.execute(sql, list(parameters)).fetchall()
 
     def _pairs(self, sql: str, *parameters: object) -> list[tuple[str, str]]:
@@ -256,7 +257,7 @@ def _without_damaged(data: bytes) -> str:
     return "\n".join(line.decode() if line.isascii() else "" for line in data.split(b"\n"))
 
 
-_COMPETING = f"""
+_COMPETING = """
     WITH names AS (SELECT DISTINCT workflow, task FROM batch WHERE event IN ('save', 'remove')),
     entries AS (
         SELECT workflow, task, event_id, segment, position, replaces FROM batch WHERE event IN ('save', 'remove')

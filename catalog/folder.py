@@ -70,6 +70,11 @@ class Folder:
             Bytes from its beginning.
         most : int
             About how many bytes to yield at once.
+
+        Yields
+        ------
+        tuple of (bytes, int)
+            Whole lines without the last one's end, and the bytes from the beginning to behind them.
         """
         with open(f"{self.root}/{JOURNAL_FOLDER}/{segment}", "rb") as file:
             file.seek(position)
@@ -82,6 +87,11 @@ class Folder:
 
     def look(self, workflow: str, task: str) -> Found | None:
         """Return what is stored under a name, None if nothing is.
+
+        Returns
+        -------
+        Found or None
+            What its footer says, or the little that a file of the older format tells.
 
         Raises
         ------

@@ -29,6 +29,11 @@ class Identity:
 def read_identity(root: str) -> Identity | None:
     """Return the identity of the storage in folder `root`, or None if it has none yet.
 
+    Returns
+    -------
+    Identity or None
+        None for a folder in which nothing was saved yet, and for one of the older format.
+
     Raises
     ------
     NewerFormat
@@ -57,6 +62,11 @@ def ensure_identity(root: str) -> Identity:
     """Return the identity of the storage in folder `root`, giving it one if it has none.
 
     Of several processes that do so at once, one wins and all return its identity.
+
+    Returns
+    -------
+    Identity
+        The one that is in the file when this returns.
 
     Raises
     ------

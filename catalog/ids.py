@@ -57,6 +57,11 @@ def id_at(milliseconds: int, digest: bytes) -> str:
         Since 1970, UTC.
     digest : bytes
         At least 10 bytes that tell one such thing from another.
+
+    Returns
+    -------
+    str
+        A UUIDv7 of that time.
     """
     bits = int.from_bytes(digest[:10], "big")
     return f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7{bits >> 68:03x}-{_form_tail(bits)}"

@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from catalog.engine import INDEX, engine, instance, renew
@@ -51,6 +51,11 @@ class Index:
     @contextmanager
     def question(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, Refreshed]]:
         """Bring the index up to date and hand out a connection on which its tables have their plain names.
+
+        Yields
+        ------
+        tuple of (duckdb.DuckDBPyConnection, Refreshed)
+            The connection, to be used within the block only, and what was new.
 
         Raises
         ------
@@ -197,7 +202,5 @@ def _run(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
 
 def _delete(path: str) -> None:
     for each in (path, f"{path}.wal"):
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(each)
-        except FileNotFoundError:
-            pass

@@ -58,6 +58,7 @@ class Journal:
 
     def __init__(self, root: str) -> None:
         self._folder = f"{root}/{JOURNAL_FOLDER}"
+        self._handle: int | None = None
         self._forget()
 
     def append(self, line: str, publish: Callable[[], None] | None = None) -> None:
@@ -117,14 +118,15 @@ class Journal:
         self._close()
 
     def _close(self) -> None:
-        handle, self._handle = self._handle, None
-        if handle is not None:
+        if self._handle is not None:
+            handle = self._handle
+            self._handle = None
             os.close(handle)
 
     def _forget(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._handle: int | None = None
+        self._handle = None
 
     def __del__(self) -> None:
         if self._pid == os.getpid():

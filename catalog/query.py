@@ -14,6 +14,7 @@ from catalog.schema import Column
 from catalog.times import Moment, span
 
 _GLOB_CHARACTERS = re.compile(r"[*?\[]").search
+_CHARACTER = "(?:\U0010f8ff[0-9a-f]{6}|[^\U0010f8ff])"  # one character of a name, or the escape of one (`to_text`)
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Conditions:
 
 
 def _expression(pattern: str) -> str:
-    """Return a glob as an expression of RE2, which knows no atomic groups and writes the end of text ``\\z``."""
+    r"""Return a glob as an expression of RE2, which knows no atomic groups and writes the end of text ``\\z``."""
     pieces = []
     at = 0
     while at < len(pattern):
@@ -76,7 +77,7 @@ def _expression(pattern: str) -> str:
             pieces.append(_class(pattern[at + 1 : end]))
             at = end
         else:
-            pieces.append({"*": ".*", "?": "."}.get(character) or re.escape(character))
+            pieces.append({"*": ".*", "?": _CHARACTER}.get(character) or re.escape(character))
         at += 1
     return f"(?s){''.join(pieces)}"
 
@@ -91,7 +92,8 @@ def _class(inside: str) -> str:
     translated = fnmatch.translate(f"[{inside}]")
     found = re.search(r"\(\?s:(.*)\)\\[Zz]$", translated, re.DOTALL)
     expression = found[1] if found else re.escape(f"[{inside}]")
-    return {"(?!)": r"[^\x00-\x{10FFFF}]"}.get(expression, expression)
+    # RE2 would take "[:alpha:]" inside a class for all letters; to `fnmatch` those are seven characters.
+    return {"(?!)": r"[^\x00-\x{10FFFF}]"}.get(expression, expression.replace("[:", r"[\:"))
 
 
 def order(order_by: str | None, columns: tuple[Column, ...], default: str) -> str:
@@ -106,6 +108,11 @@ def order(order_by: str | None, columns: tuple[Column, ...], default: str) -> st
     default : str
         The order if none is given.
 
+    Returns
+    -------
+    str
+        The clause, with a blank in front.
+
     Raises
     ------
     InvalidQuestion
@@ -116,7 +123,8 @@ def order(order_by: str | None, columns: tuple[Column, ...], default: str) -> st
     for part in (order_by or default).split(","):
         name, _, direction = part.strip().partition(" ")
         if name not in known or direction.strip().upper() not in ("", "ASC", "DESC"):
-            raise InvalidQuestion(f"order_by={order_by!r}: unknown {part.strip()!r}; columns: {', '.join(sorted(known))}")
+            listed = ", ".join(sorted(known))
+            raise InvalidQuestion(f"order_by={order_by!r}: unknown {part.strip()!r}; columns: {listed}")
         parts.append(f'"{name}" {direction}'.strip())
     return f" ORDER BY {', '.join(parts)}"
 

@@ -29,7 +29,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from json.encoder import encode_basestring_ascii as quote
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import xxhash
@@ -96,6 +96,11 @@ def close_blob(record: str, body_checksum: bytes, plain: bool) -> bytes:
         XXH3-128 of the body, 16 bytes.
     plain : bool
         Whether the body is a pickle stream and nothing else.
+
+    Returns
+    -------
+    bytes
+        What stands behind the body.
     """
     footer = record.encode("ascii")
     sealed = footer + _SEALED.pack(body_checksum, len(footer), FORMAT, PLAIN if plain else 0)
@@ -111,6 +116,11 @@ def read_footer(tail: bytes | memoryview, size: int) -> Footer:
         The blob's last bytes; all of them, or as many as the footer has.
     size : int
         Bytes of the whole blob.
+
+    Returns
+    -------
+    Footer
+        Its JSON is not parsed yet.
 
     Raises
     ------
@@ -147,9 +157,15 @@ def fragment(**fields: Any) -> str:
     return _encode(fields)[1:-1]
 
 
-def name_fields(workflow: str, task: str) -> str:
-    """Return the fragment that names a result."""
-    return f'"workflow":{quote(to_text(workflow))},"task":{quote(to_text(task))}'
+def quote(text: str) -> str:
+    """Return any string as a JSON string in ASCII; lone surrogates are escaped as `to_text` does."""
+    return encode_basestring_ascii(to_text(text))
+
+
+def name_fields(workflow: str, task: str | None) -> str:
+    """Return the fragment that names a result, or a workflow alone."""
+    fields = f'"workflow":{quote(workflow)}'
+    return fields if task is None else f'{fields},"task":{quote(task)}'
 
 
 def utc_text(seconds: float) -> str:
@@ -159,6 +175,11 @@ def utc_text(seconds: float) -> str:
     ----------
     seconds : float
         Since 1970, as `time.time` gives them.
+
+    Returns
+    -------
+    str
+        Such as ``2026-11-23T18:30:00.000000Z``.
     """
     whole = int(seconds)
     return f"{_second_text(whole)}.{int((seconds - whole) * 1e6):06d}Z"
@@ -206,11 +227,16 @@ def _python() -> str:
 
 def size_of(file_size: int, record: Mapping[str, Any]) -> int:
     """Return the bytes that a result takes: its blob and the side files that it declares."""
-    return file_size + sum(side["size"] for side in record.get("side_files") or ())
+    return file_size + sum(int(side["size"]) for side in record.get("side_files") or ())
 
 
 def footer_from(read_tail: Callable[[int], bytes], size: int) -> Footer:
     """Return the footer of a blob of which the last `n` bytes come from ``read_tail(n)``.
+
+    Returns
+    -------
+    Footer
+        Read by one call in nearly every case.
 
     Raises
     ------

@@ -19,6 +19,11 @@ def to_utc(moment: Moment, what: str) -> datetime:
     what : str
         The name of the parameter, for the message.
 
+    Returns
+    -------
+    datetime
+        Naive, UTC.
+
     Raises
     ------
     InvalidQuestion
@@ -30,7 +35,10 @@ def to_utc(moment: Moment, what: str) -> datetime:
         raise InvalidQuestion(f"{what} is a datetime, a date or an ISO 8601 string, not {moment!r}")
     if not isinstance(moment, datetime):
         moment = datetime(moment.year, moment.month, moment.day)
-    return moment.astimezone(timezone.utc).replace(tzinfo=None)
+    try:
+        return moment.astimezone(timezone.utc).replace(tzinfo=None)
+    except (OverflowError, ValueError):  # in the calendar's first or last hours, which stand for "ever": no zone matters
+        return moment.replace(tzinfo=None)
 
 
 def _parse(text: str, what: str) -> datetime:
@@ -45,6 +53,11 @@ def _parse(text: str, what: str) -> datetime:
 
 def span(since: Moment | None, until: Moment | None) -> tuple[datetime | None, datetime | None]:
     """Return a span of time in UTC.
+
+    Returns
+    -------
+    tuple of (datetime or None, datetime or None)
+        The beginning and the end.
 
     Raises
     ------

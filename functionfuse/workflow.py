@@ -17,13 +17,11 @@ import itertools
 import operator
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, Protocol, TypeVar, overload
+from typing import Any, NoReturn, Protocol, overload
 
 from functionfuse._arguments import Reference, nodes_in, references_in, role_of
 from functionfuse._task import Task
 from functionfuse.errors import InvalidName, NotRun
-
-T = TypeVar("T")
 
 _sequence = itertools.count()
 # Reentrant: the garbage collector may run a finalizer that calls a method on another stand-in.
@@ -39,7 +37,7 @@ class Outcome(Protocol):
         """Return the result of `node` in that run."""
 
 
-class _Unpackable(Reference):
+class _NotIterable(Reference):
     """A reference that explains why it cannot be iterated over."""
 
     __slots__ = ()
@@ -55,7 +53,7 @@ class _Unpackable(Reference):
 _NO_RESULT_YET = "it has no result before a run. Index it, as node[0], or do this in a decorated function of its own"
 
 
-class Node(_Unpackable):
+class Node(_NotIterable):
     """One call in a workflow: of a function, of a class, or of a method.
 
     ``node[key]`` stands for an item of its result.
@@ -211,7 +209,7 @@ class Node(_Unpackable):
         return result_of(self)
 
 
-class Item(_Unpackable):
+class Item(_NotIterable):
     """An item of a node's result; ``item[key]`` is an item of that item.
 
     Attributes
@@ -220,6 +218,11 @@ class Item(_Unpackable):
         The node.
     keys : tuple
         What to index its result by, one after the other.
+
+    Raises
+    ------
+    TypeError
+        If a key is a node itself.
     """
 
     __slots__ = ("keys", "node")
@@ -248,7 +251,7 @@ class Item(_Unpackable):
         return functools.reduce(operator.getitem, self.keys, result_of(self.node))
 
 
-class StandIn(_Unpackable):
+class StandIn(_NotIterable):
     """What stands for an object that a workflow will make: calling its methods makes nodes.
 
     The methods called on a stand-in run in the order of the calls, on one
@@ -386,6 +389,16 @@ def checked_name(name: object, of: str) -> str:
         The name.
     of : str
         What is named, for the message.
+
+    Returns
+    -------
+    str
+        The name.
+
+    Raises
+    ------
+    InvalidName
+        If it is empty or not a string.
     """
     if isinstance(name, str) and name:
         return name

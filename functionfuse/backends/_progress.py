@@ -37,8 +37,14 @@ def _with_bar(nodes: list[Node], title: str) -> Iterator[Node]:
             yield node
             if advance is None and time.monotonic() - began > _LONG:
                 from rich.console import Console
-                from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-                from rich.progress import BarColumn
+                from rich.progress import (
+                    BarColumn,
+                    MofNCompleteColumn,
+                    Progress,
+                    SpinnerColumn,
+                    TextColumn,
+                    TimeRemainingColumn,
+                )
 
                 columns = (SpinnerColumn(), TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
                 bar = stack.enter_context(Progress(*columns, console=Console(stderr=True)))

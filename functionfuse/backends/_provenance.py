@@ -15,10 +15,9 @@ from typing import Any
 
 import xxhash
 
-from catalog.names import to_text
-from catalog.record import Footer, fragment, quote
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.fingerprint import comparable, of_function, of_value
+from functionfuse.storage.base import Footer, quote
 from functionfuse.workflow import Item, Node, StandIn
 
 #: Bytecode differs between versions of Python, so that lineages can only be compared within one.
@@ -62,8 +61,8 @@ class Provenance:
         duration : float
             Seconds that it took.
         """
-        inputs = ",".join([f"{quote(name)}:{quote(value) if value else 'null'}" for name, value in self._inputs(node)])
-        parents = ",".join([quote(to_text(parent.get_name())) for parent in node.parents])
+        inputs = ",".join([f"{quote(name)}:{_quote_or_null(value)}" for name, value in self._inputs(node)])
+        parents = ",".join([quote(parent.get_name()) for parent in node.parents])
         return f'{self._identity(node)},"inputs":{{{inputs}}},"parents":[{parents}],"duration":{duration:.9f}'
 
     def staleness(self, node: Node, footer: Footer | None) -> str | None:
@@ -122,17 +121,17 @@ class Provenance:
         known = self._codes.get(code)
         if known is None:
             fingerprint = of_function(code)
-            text = fragment(function=to_text(_full_name(code)), code_fingerprint=fingerprint)
+            text = f'"function":{quote(_full_name(code))},"code_fingerprint":{_quote_or_null(fingerprint)}'
             self._codes[code] = known = (fingerprint, text, _parameters(code, node))
         return known
 
     def _lineage(self, node: Node) -> str:
         code = self._code(node)[0]
         parts: list[str | None] = [code]
-        for value in node.args:
-            parts.append(self._lineages[value] if type(value) is Node else of_value(value, self._by_lineage))
+        known, special = self._lineages, self._by_lineage
+        parts += [known[value] if type(value) is Node else of_value(value, special) for value in node.args]
         for name, value in sorted(node.kwargs.items()):
-            parts += (name, of_value(value, self._by_lineage))
+            parts += (name, of_value(value, special))
         if node.after:
             parts += ("after", *(self._lineages[earlier] for earlier in node.after))
         # No fingerprint has a line break or is "?", and none looks like a name: the text can be read in one way only.
@@ -145,7 +144,7 @@ class Provenance:
             name = names[position] if position < len(names) else f"*{position}"
             yield name, self._result(value) if type(value) is Node else of_value(value, self._by_blob)
         for name, value in node.kwargs.items():
-            yield to_text(name), of_value(value, self._by_blob)
+            yield name, of_value(value, self._by_blob)
 
     def _result(self, node: Node) -> str:
         blob_id = self._blob_ids.get(node)
@@ -163,6 +162,10 @@ class Provenance:
 
 
 _NOT_GIVEN = "not given"
+
+
+def _quote_or_null(fingerprint: str | None) -> str:
+    return "null" if fingerprint is None else quote(fingerprint)
 
 
 def _full_name(code: Any) -> str:

@@ -12,14 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from catalog.ids import new_id
-from catalog.names import to_text
-from catalog.record import fragment
-from functionfuse._arguments import Reference, substitute
+from functionfuse._arguments import substitute
 from functionfuse.backends._provenance import Provenance
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.errors import StaleResult, StaleResultWarning, add_note
-from functionfuse.storage.base import Storage
+from functionfuse.storage.base import Storage, new_id
 from functionfuse.workflow import Node
 
 ON_STALE = ("warn", "recompute", "error", "ignore")
@@ -145,7 +142,8 @@ class Run:
             return False
         if self._settings.on_stale not in ("recompute", "error"):
             return True
-        assert self._storage is not None and self._provenance is not None
+        assert self._storage is not None
+        assert self._provenance is not None
         footer = self._storage.footer(self._name, node.get_name())
         reason = self._provenance.staleness(node, footer)
         if reason is None:
@@ -186,7 +184,8 @@ class Run:
     def _keep(self, node: Node, value: Any, duration: float) -> Any:
         if node not in self._kept:
             return value
-        assert self._storage is not None and self._provenance is not None
+        assert self._storage is not None
+        assert self._provenance is not None
         origin = f'"run_id":"{self.run_id}",{self._provenance.origin(node, duration)}'
         blob_id = self._storage.keep(self._name, node.get_name(), value, origin)
         self._provenance.know_blob(node, blob_id)
@@ -198,7 +197,8 @@ class Run:
         return self._results[node]
 
     def _restore(self, node: Node) -> Any:
-        assert self._storage is not None and self._provenance is not None
+        assert self._storage is not None
+        assert self._provenance is not None
         restored = self._storage.restore(self._name, node.get_name())
         self.restored += 1
         if restored.footer is not None:
@@ -240,9 +240,7 @@ class Run:
 
     def _note(self, event: str, **details: Any) -> None:
         if self._storage is not None:
-            workflow = to_text(self._name)
-            details = {"backend": self._settings.backend, **details}
-            self._storage.note(event, workflow=workflow, run_id=self.run_id, details=details)
+            self._storage.note(event, self._name, self.run_id, {"backend": self._settings.backend, **details})
 
     def _note_failure(self, node: Node, error: BaseException) -> None:
         place = f"node {node.get_name()!r} of workflow {self._name!r}"
@@ -250,9 +248,8 @@ class Run:
         _log.info("%s failed: %r", place, error)
         if self._storage is not None:
             lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            details = {"error": to_text(repr(error)), "traceback": to_text(lines[-_LONGEST_TRACEBACK:])}
-            names = {"workflow": to_text(self._name), "task": to_text(node.get_name())}
-            self._storage.note("task-failed", run_id=self.run_id, details=details, **names)
+            details = {"error": repr(error), "traceback": lines[-_LONGEST_TRACEBACK:]}
+            self._storage.note("task-failed", self._name, self.run_id, details, node.get_name())
 
 
 class _Part(BaseWorkflow):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copyreg
+import dataclasses
 import functools
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -113,7 +114,7 @@ def _bytes_token(value: bytes | bytearray) -> str:
 
 
 def _module_token(value: ModuleType) -> str:
-    return digest("module", (repr(value.__name__),))
+    return digest("module", (ascii(value.__name__),))
 
 
 LITERALS.update(dict.fromkeys((type(None), bool, float, complex), repr))
@@ -142,7 +143,7 @@ def _set(walk: Walk, value: set[Any] | frozenset[Any]) -> str:
     # By family and not by reduce, which lists the members in the order of their hashes.
     members = digest("members", sorted(map(walk.token, value)))
     state = _state(walk, type(value), getattr(value, "__dict__", None))
-    return digest("set", (repr(type_name(type(value))), members, state))
+    return digest("set", (ascii(type_name(type(value))), members, state))
 
 
 @node(memoryview)
@@ -154,7 +155,7 @@ def _memoryview(walk: Walk, value: memoryview) -> str:
 @node(BuiltinFunctionType)
 def _builtin_function(walk: Walk, value: Any) -> str:
     owner = value.__self__  # of `len` its module, of `[].append` the list
-    return digest("builtin", map(walk.token, (owner, value.__module__, value.__qualname__)))
+    return digest("builtin", (walk.token(owner), ascii(value.__module__), ascii(value.__qualname__)))
 
 
 def _range(value: range) -> tuple[Any, ...]:
@@ -188,7 +189,7 @@ NAMED.update({name: _by_parts(parts) for name, parts in _PARTS.items()})
 
 @family("enum", "Enum")
 def _enum_member(walk: Walk, value: Any) -> str:
-    return digest("enum", map(walk.token, (type_name(type(value)), value.name, value.value)))
+    return digest("enum", (ascii(type_name(type(value))), ascii(value.name), walk.token(value.value)))
 
 
 def _path(walk: Walk, value: Any) -> str:
@@ -205,7 +206,7 @@ def _object(walk: Walk, value: Any) -> str:
     kind = type(value)
     reduced = _reduce(value)
     if isinstance(reduced, str):
-        return digest("global", map(walk.token, (type_name(kind), _module_of(value), reduced)))
+        return digest("global", map(ascii, (type_name(kind), _module_of(value), reduced)))
     build, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
     return digest(
         "object",
@@ -235,12 +236,14 @@ def _builder(walk: Walk, build: Any) -> str:
         return walk.token(build)
     owner = getattr(build, "__self__", None)
     owner = None if isinstance(owner, ModuleType) else owner
-    return digest("builder", map(walk.token, (owner, _module_of(build), build.__qualname__)))
+    return digest("builder", (walk.token(owner), ascii(_module_of(build)), ascii(build.__qualname__)))
 
 
 def _state(walk: Walk, kind: type, state: Any) -> str:
     if type(state) is tuple and len(state) == 2:  # of a class with __slots__: its __dict__ or None, its slots
         return digest("state", (_state(walk, kind, state[0]), _state(walk, kind, state[1])))
+    if type(state) is list and getattr(getattr(kind, "__getstate__", None), "__module__", None) == "dataclasses":
+        state = dict(zip((field.name for field in dataclasses.fields(kind)), state, strict=True))  # frozen, with slots
     if type(state) is not dict:
         return walk.token(state)
     derived = _derived(kind)

@@ -66,7 +66,7 @@ def type_name(kind: type) -> str:
 
 def type_token(kind: type) -> str:
     """Return the token of a class as a value: its name. Its code is `of_function`'s business."""
-    return digest("type", (repr(type_name(kind)),))
+    return digest("type", (ascii(type_name(kind)),))
 
 
 def short_name(kind: type) -> str:

@@ -13,7 +13,7 @@ import io
 import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, Protocol
 
 from functionfuse.errors import SerializerNotRegistered, SideFileMissing, UnpicklableResult
@@ -123,7 +123,7 @@ def dump(obj: Any, sink: Sink, registry: Registry, protocols: Mapping[str, Any])
 
 def _dump(
     name: str,
-    base: type[pickle.Pickler],
+    base: Any,
     obj: Any,
     sink: _Watch | Sink,
     registry: Registry,
@@ -147,9 +147,9 @@ def _dump(
     return Dumped(tuple(buffers), (name, *sorted(pickler.used)))
 
 
-@lru_cache(maxsize=None)
-def _with_serializers(base: type[pickle.Pickler]) -> Any:
-    class SerializingPickler(base):  # type: ignore[misc, valid-type]  # the base is chosen at run time
+@cache
+def _with_serializers(base: Any) -> Any:
+    class SerializingPickler(base):  # type: ignore[misc]  # the base is chosen at run time
         def take(self, registry: Registry, protocols: Mapping[str, Any]) -> None:
             self._by_type = registry.by_type
             self._protocols = protocols

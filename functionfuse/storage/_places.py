@@ -12,16 +12,14 @@ import mmap
 import os
 import shutil
 from collections import deque
-from typing import IO, TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import IO, Any
 
 from catalog.identity import ensure_identity
 from catalog.journal import journal_of
 from catalog.names import SIDE_FOLDER
 from functionfuse.errors import SideFileMissing, StorageUnusable
 from functionfuse.serializers.base import FILE_PROTOCOL
-
-if TYPE_CHECKING:
-    from catalog import Catalog
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -50,7 +48,7 @@ class LocalPlace:
             os.makedirs(f"{self.root}/{folder}", exist_ok=True)
             ensure_identity(self.root)
         except (FileExistsError, NotADirectoryError) as error:
-            raise StorageUnusable(f"{error.filename} is a file where a folder is needed: choose another path") from error
+            raise StorageUnusable(f"{error.filename} is a file where a folder is needed: use another path") from error
         except OSError as error:
             raise StorageUnusable(f"{self.root} cannot be written ({error.strerror}): choose another path") from error
 
@@ -67,12 +65,6 @@ class LocalPlace:
     def path(self, folder: str, file: str) -> str:
         """Return the path of a result's file."""
         return f"{self.root}/{folder}/{file}"
-
-    def open_catalog(self) -> Catalog:
-        """Return the catalog of the storage."""
-        from catalog import Catalog
-
-        return Catalog(self.root)
 
     def has_folder(self, folder: str) -> bool:
         """Tell whether there is such a workflow."""
@@ -289,7 +281,5 @@ class SideFolder:
 
 
 def _unlink_present(path: str) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from catalog import ids, names, record
 from functionfuse.errors import (
-    FunctionFuseError,
     InvalidName,
     InvalidPickle,
     SideFileMissing,
@@ -37,7 +36,12 @@ if TYPE_CHECKING:
 
     from catalog import Catalog
 
-__all__ = ["InvalidPickle", "Restored", "Storage"]
+__all__ = ["Footer", "InvalidPickle", "Restored", "Storage", "new_id", "quote"]
+
+# What backends need of the catalog's records they have from here: this module is the one place that meets the catalog.
+Footer = record.Footer
+new_id = ids.new_id
+quote = record.quote
 
 _log = logging.getLogger("functionfuse.storage")
 _SERIALIZERS = record.fragment(serializers=["pickle"])
@@ -50,12 +54,12 @@ class Restored(NamedTuple):
     ----------
     value : object
         The result.
-    footer : catalog.record.Footer or None
+    footer : Footer or None
         What its blob says of itself; None for the older format.
     """
 
     value: Any
-    footer: record.Footer | None
+    footer: Footer | None
 
 
 @dataclass(frozen=True)
@@ -136,12 +140,17 @@ class Storage:
         workflow_name, task_name, obj
             As for `save`.
         origin : str
-            Fields that a run adds to the record, as `catalog.record.fragment` makes them.
+            The inside of a JSON object, with what a run adds to the record.
 
         Returns
         -------
         str
             The id of the blob.
+
+        Raises
+        ------
+        StorageError
+            As `save` does.
         """
         folder = _encoded("workflow", workflow_name)
         file = _encoded("task", task_name)
@@ -177,12 +186,13 @@ class Storage:
         plain = not layout and len(dumped.serializers) == 1
         checksum = writer.checksum()
         fields.append(f'"saved_at":"{record.utc_text(time.time())}","checksum":"xxh3:{checksum.hex()}"')
-        fields.append(_SERIALIZERS if dumped.serializers == ("pickle",) else record.fragment(serializers=dumped.serializers))
         side_size = 0
-        if len(dumped.serializers) > 1:
-            files = [{"name": name, "size": size} for name, size in writer.side.files()]
+        if dumped.serializers == ("pickle",):
+            fields.append(_SERIALIZERS)
+        else:
+            sides = [{"name": name, "size": size} for name, size in writer.side.files()]
             side_size = sum(size for _, size in writer.side.files())
-            fields.append(record.fragment(side_files=files))
+            fields.append(record.fragment(serializers=dumped.serializers, side_files=sides))
         fields.append(record.machine_fields())
         text = ",".join(fields)
         size = writer.finish(record.close_blob(f"{{{text}{layout}}}", checksum, plain)) + side_size
@@ -197,6 +207,11 @@ class Storage:
         ----------
         workflow_name, task_name : str
             The names under which it was saved.
+
+        Returns
+        -------
+        object
+            Equal to what was saved.
 
         Raises
         ------
@@ -242,7 +257,7 @@ class Storage:
 
         Returns
         -------
-        catalog.record.Footer or None
+        Footer or None
             None for the older format, and where the footer is damaged.
 
         Raises
@@ -262,8 +277,11 @@ class Storage:
 
     def stored(self, workflow_name: str) -> set[str]:
         """Return the names of all stored results of a workflow, by one look at its folder."""
-        files = [(folder, file) for folder in _candidates("workflow", workflow_name) for file in self._place.files(folder)]
-        return {file if "%" not in file else self._name_of(folder, file) for folder, file in files}
+        return {
+            file if "%" not in file else self._name_of(folder, file)
+            for folder in _candidates("workflow", workflow_name)
+            for file in self._place.files(folder)
+        }
 
     # Listing
 
@@ -287,6 +305,11 @@ class Storage:
             Only what was saved at or after `since` and before `until`. Strings are ISO 8601; times without a
             zone are local.
 
+        Returns
+        -------
+        list of str
+            The names as they were given.
+
         Raises
         ------
         catalog.errors.InvalidQuestion
@@ -299,7 +322,9 @@ class Storage:
     def catalog(self) -> Catalog:
         """The catalog of all results of this storage."""
         if self._catalog is None:
-            self._catalog = self._place.open_catalog()
+            from catalog import Catalog  # on use: saving and reading need none of it
+
+            self._catalog = Catalog(self._place.root)
         return self._catalog
 
     # Removing
@@ -366,10 +391,32 @@ class Storage:
 
     # Events
 
-    def note(self, event: str, **fields: Any) -> None:
-        """Write an event that is no save or removal to the journal, such as the start of a run."""
+    def note(
+        self, event: str, workflow_name: str, run_id: str, details: Mapping[str, Any], task_name: str | None = None
+    ) -> None:
+        """Record an event that is no save or removal.
+
+        Parameters
+        ----------
+        event : str
+            What happened: "run-started", "run-finished", "task-failed".
+        workflow_name, task_name : str
+            Where; no task where it is the whole workflow.
+        run_id : str
+            In which run.
+        details : mapping
+            What else there is to say: numbers and strings.
+
+        Raises
+        ------
+        StorageUnusable
+            If the journal cannot be written.
+        """
+        names_fields = record.name_fields(workflow_name, task_name)
+        said = {key: names.to_text(value) if isinstance(value, str) else value for key, value in details.items()}
+        fields = f"{names_fields},{record.fragment(run_id=run_id, details=said)}"
         try:
-            self._place.journal.append(_event(event, ids.new_id(), record.fragment(**fields)))
+            self._place.journal.append(_event(event, ids.new_id(), fields))
         except OSError as error:
             raise StorageUnusable(error.errno, f"the event {event!r} cannot be recorded: {error}") from error
 
@@ -510,7 +557,7 @@ def _named(error: StorageError | OSError, workflow_name: str, task_name: str) ->
 _REMEDIES: dict[type[StorageError], str] = {
     InvalidPickle: "; remove the task, and the next run computes it again",
     SideFileMissing: "; remove the task, and the next run computes it again",
-    UnpicklableResult: "; return something else, or register a serializer for its type; what was stored before is intact",
+    UnpicklableResult: "; return something else or register a serializer for it; what was stored before is intact",
 }
 _REMEDIES_BY_NUMBER = {
     errno.ENOSPC: "; nothing was published, what was stored before is intact: free some space and save again",

@@ -21,6 +21,11 @@ def storage_factory(config: Mapping[str, Any]) -> Storage:
     config : mapping
         ``{"kind": K, "options": {...}}``. Kind ``"file"`` takes the option ``path``, a folder.
 
+    Returns
+    -------
+    Storage
+        Nothing is made on disk before the first result is saved.
+
     Raises
     ------
     InvalidConfiguration
@@ -51,6 +56,6 @@ def _check_options(kind: str, storage_class: type, options: Any) -> None:
     unknown = [option for option in options if option not in known]
     if unknown:
         raise InvalidConfiguration(f"unknown option {unknown[0]!r} of storage kind {kind!r}; known: {listed}")
-    missing = [name for name, parameter in known.items() if parameter.default is parameter.empty and name not in options]
-    if missing:
-        raise InvalidConfiguration(f"storage kind {kind!r} needs the option {missing[0]!r}")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise InvalidConfiguration(f"storage kind {kind!r} needs the option {name!r}")
