@@ -14,22 +14,27 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from catalog import box
+from catalog.box import Limits
 from catalog.engine import INDEX, engine, instance, renew
 from catalog.errors import CatalogUnusable
 from catalog.fold import Fold, Refreshed
 from catalog.folder import Folder
 from catalog.identity import ensure_identity, read_identity
 from catalog.names import CATALOG_FOLDER
+from catalog.query import Parameters
 from catalog.schema import CREATE, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 _FILE = "catalog.duckdb"
-_PATIENCE = 30.0  # seconds to wait for other processes' questions, each of which takes milliseconds
+_PATIENCE = 5.0  # seconds to wait for other processes' questions, nearly all of which take milliseconds
+_FOREIGN_LOCK = "Could not set lock"  # what DuckDB says where another program has the file open
 # A version that every supported DuckDB reads and writes.
 _STORAGE_VERSION = "v1.0.0"
 
@@ -60,29 +65,87 @@ class Index:
         Raises
         ------
         CatalogUnusable
-            If there is no storage, or another process holds the index too long.
+            If there is no storage, or neither its index nor a private one can be used.
         """
-        if not os.path.isdir(self._folder.root):
-            raise CatalogUnusable(f"there is no storage at {self._folder.root}")
-        with engine():
-            storage, path = self._place()
-            with _alone(f"{path}.lock"):
-                refreshed = _attach_fresh(path, storage, self._folder)
-                try:
-                    yield instance(), refreshed
-                finally:
-                    _detach(instance())
+        with self._fresh() as (_, _, refreshed):
+            yield instance(), refreshed
 
-    def _place(self) -> tuple[str, str]:
-        """Return the storage's identity and where its index is."""
+    def answer(self, query: str, parameters: Parameters, limits: Limits) -> pa.Table:
+        """Return the answer to anybody's SQL, which runs in a box.
+
+        Parameters
+        ----------
+        query : str
+            One or more reading statements.
+        parameters : list, tuple or mapping, optional
+            The query's parameters.
+        limits : Limits
+            What it may take.
+
+        Returns
+        -------
+        pyarrow.Table
+            The rows of the last statement.
+
+        Raises
+        ------
+        CatalogUnusable
+            As `question` does.
+        InvalidQuestion
+            If it is no reading query, or takes too much.
+        """
+        box.check(query)
+        with self._fresh() as (path, lock, _):
+            _detach(instance())
+            fcntl.flock(lock, fcntl.LOCK_SH)  # a query may take long: others may read meanwhile
+            return box.run(path, query, parameters, limits)
+
+    @contextmanager
+    def _fresh(self) -> Iterator[tuple[str, int, Refreshed]]:
+        """Lock, attach and refresh the storage's index; where that cannot be, a private one."""
         root = self._folder.root
-        if _writable(root):
-            return ensure_identity(root).uuid, os.path.join(root, CATALOG_FOLDER, _FILE)
-        identity = read_identity(root)
-        key = f"{identity.uuid if identity else ''}{os.path.realpath(root)}"
-        private = os.path.join(_cache_folder(), hashlib.blake2b(os.fsencode(key), digest_size=16).hexdigest())
-        os.makedirs(private, exist_ok=True)
-        return key, os.path.join(private, _FILE)
+        if not os.path.isdir(root):
+            raise CatalogUnusable(f"there is no storage at {root}")
+        with engine(), ExitStack() as stack:
+            storage = _identity_of(root)
+            try:
+                if not _writable(root):
+                    raise _Held(f"{root} is not writable")
+                yield self._enter(stack, os.path.join(root, CATALOG_FOLDER, _FILE), storage)
+                return
+            except _Held as reason:
+                stack.close()
+                _report_once(root, str(reason))
+            try:
+                yield self._enter(stack, _private_path(root, storage), storage)
+            except _Held as reason:
+                raise CatalogUnusable(f"the catalog of {root} cannot be asked: {reason}") from reason
+
+    def _enter(self, stack: ExitStack, path: str, storage: str) -> tuple[str, int, Refreshed]:
+        lock = stack.enter_context(_alone(f"{path}.lock"))
+        refreshed = _attach_fresh(path, storage, self._folder)
+        stack.callback(lambda: _detach(instance()))
+        return path, lock, refreshed
+
+
+class _Held(Exception):
+    """An index that cannot be used here and now, through no fault of its own."""
+
+
+_reported: set[str] = set()
+
+
+def _report_once(root: str, reason: str) -> None:
+    if root not in _reported:
+        _reported.add(root)
+        _log.warning("the catalog of %s is answered from a private index: %s", root, reason)
+
+
+def _identity_of(root: str) -> str:
+    if _writable(root):
+        return ensure_identity(root).uuid
+    identity = read_identity(root)
+    return identity.uuid if identity else os.path.realpath(root)
 
 
 def _writable(root: str) -> bool:
@@ -90,18 +153,22 @@ def _writable(root: str) -> bool:
     return os.access(folder if os.path.isdir(folder) else root, os.W_OK | os.X_OK)
 
 
-def _cache_folder() -> str:
+def _private_path(root: str, storage: str) -> str:
+    """Return where this user's own index of a storage is: a copy of a storage, elsewhere, has another."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "functionfuse")
+    key = hashlib.blake2b(os.fsencode(f"{storage}/{os.path.realpath(root)}"), digest_size=16).hexdigest()
+    folder = os.path.join(base, "functionfuse", key)
+    os.makedirs(folder, exist_ok=True)
+    return os.path.join(folder, _FILE)
 
 
 @contextmanager
-def _alone(path: str) -> Iterator[None]:
+def _alone(path: str) -> Iterator[int]:
     """Hold the lock between the processes that ask questions."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         _lock(handle, path)
-        yield
+        yield handle
     finally:
         os.close(handle)
 
@@ -113,8 +180,10 @@ def _lock(handle: int, path: str) -> None:
             return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise CatalogUnusable(f"another process has held {path} for {_PATIENCE:.0f} s") from None
+                raise _Held(f"another process has held {path} for {_PATIENCE:.0f} s") from None
             time.sleep(0.001)
+        except OSError as error:  # NFS without a lock service, some FUSE file systems
+            raise _Held(f"{path} cannot be locked there: {error}") from error
 
 
 def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
@@ -126,12 +195,15 @@ def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
     except _Unfit as reason:
         _log.info("building the catalog's index %s anew: %s", path, reason)
     except duckdb.Error as error:
-        if "lock" in str(error):
-            raise CatalogUnusable(f"{path} is open in another program: {error}") from error
+        if _FOREIGN_LOCK in str(error):
+            raise _Held(f"another program has {path} open") from error
         _log.warning("the catalog's index %s is damaged and built anew: %s", path, error)
         renew()
     _delete(path)
-    return _attach(instance(), path, storage, folder)
+    try:
+        return _attach(instance(), path, storage, folder)
+    except duckdb.Error as error:  # a full disk, say
+        raise _Held(f"{path} cannot be built: {error}") from error
 
 
 class _Unfit(Exception):
@@ -161,10 +233,12 @@ def _create(connection: duckdb.DuckDBPyConnection, storage: str) -> None:
 
 
 def _check(connection: duckdb.DuckDBPyConnection, storage: str) -> None:
-    tables = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE database_name = ?", [INDEX]).fetchall()
-    if tables == [(0,)]:
-        raise _Unfit("its making was cut short")
-    row = connection.execute("SELECT schema_version, storage FROM meta").fetchall()
+    import duckdb
+
+    try:
+        row = connection.execute("SELECT schema_version, storage FROM meta").fetchall()
+    except duckdb.CatalogException:
+        raise _Unfit("its making was cut short") from None
     if row != [(SCHEMA_VERSION, storage)]:
         raise _Unfit(f"it has version and storage {row}, wanted is {(SCHEMA_VERSION, storage)}")
 

@@ -38,6 +38,9 @@ def journal_of(root: str) -> Journal:
 def _after_fork() -> None:
     global _journals_lock
     _journals_lock = threading.Lock()
+    for journal in _journals.values():  # the segments, and locks that may be held, are the parent's
+        journal._close()
+        journal._forget()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -78,28 +81,21 @@ class Journal:
         OSError
             If the line cannot be written; then nothing is published.
         """
-        if self._pid != os.getpid():
-            self._forget()  # forked: the segment and a lock that may be held are the parent's
         with self._lock:
-            self._write(f"{line}\n".encode("ascii"))
-            if publish is not None:
-                try:
+            try:
+                self._write(f"{line}\n".encode("ascii"))
+                if publish is not None:
                     publish()
-                except BaseException:
-                    self._abandon()  # the line stays the last of its segment, and so provisional
-                    raise
+            except BaseException:  # an interrupt may strike between the two
+                self._abandon()  # a line that was written stays the last of its segment, and so provisional
+                raise
 
     def _write(self, data: bytes) -> None:
         if self._handle is None or os.fstat(self._handle).st_nlink == 0:  # 0: somebody deleted the folder under us
             self._close()
             self._handle = self._open()
-        try:
-            written = os.write(self._handle, data)
-        except OSError:
-            self._abandon()
-            raise
-        if written != len(data):
-            self._abandon()  # a torn line ends its segment: the next event must not be joined to it
+        written = os.write(self._handle, data)
+        if written != len(data):  # a torn line ends its segment: the next event must not be joined to it
             raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes written to the journal", self._folder)
 
     def _open(self) -> int:

@@ -71,9 +71,17 @@ def decode(file_name: str) -> str | None:
 def candidates(name: str) -> tuple[str, ...]:
     """Return the file names under which `name` may be kept: as encoded, then raw, as the older format kept it."""
     encoded = encode(name)
-    if encoded == name or name[0] == "." or "/" in name or "\0" in name or name == SIDE_FOLDER or "%~" in encoded:
-        return (encoded,)
-    return (encoded, name)
+    return (encoded,) if encoded == name or not _may_be_raw(name) else (encoded, name)
+
+
+def _may_be_raw(name: str) -> bool:
+    """Tell whether the older format may have kept `name` under itself, and `encode` keeps no other name there."""
+    try:
+        size = len(name.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        return False
+    impossible = name[0] == "." or "/" in name or "\0" in name or name == SIDE_FOLDER
+    return size <= _LONGEST and not impossible and decode(name) == name
 
 
 def to_text(name: str) -> str:

@@ -29,10 +29,19 @@ class Conditions:
         self.clauses.append(clause)
         self.parameters.extend(parameters)
 
-    def equals(self, column: str, value: str | None) -> None:
-        """Want a column to have a value, if one is given."""
-        if value is not None:
-            self.add(f'"{column}" = ?', to_text(value))
+    def contains(self, column: str, value: str) -> None:
+        """Want a list to contain a string."""
+        if not isinstance(value, str):
+            raise InvalidQuestion(f"what {column} are to contain is a string, not {value!r}")
+        self.add(f'list_contains("{column}", ?)', to_text(value))
+
+    def within(self, column: str, least: int | None, most: int | None) -> None:
+        """Want a number that is neither below `least` nor above `most`."""
+        for sign, bound in ((">=", least), ("<=", most)):
+            if bound is not None:
+                if not isinstance(bound, (int, float)):
+                    raise InvalidQuestion(f"a bound for {column} is a number, not {bound!r}")
+                self.add(f'"{column}" {sign} ?', bound)
 
     def glob(self, column: str, pattern: str) -> None:
         """Want a column to match a glob as `fnmatch` reads it: case-sensitive, ``[!...]`` for "none of".
@@ -119,6 +128,8 @@ def order(order_by: str | None, columns: tuple[Column, ...], default: str) -> st
         If a column is unknown.
     """
     known = {column.name for column in columns}
+    if not isinstance(order_by, (str, type(None))):
+        raise InvalidQuestion(f"order_by is a string such as 'saved_at DESC, task', not {order_by!r}")
     parts = []
     for part in (order_by or default).split(","):
         name, _, direction = part.strip().partition(" ")

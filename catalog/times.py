@@ -37,7 +37,7 @@ def to_utc(moment: Moment, what: str) -> datetime:
         moment = datetime(moment.year, moment.month, moment.day)
     try:
         return moment.astimezone(timezone.utc).replace(tzinfo=None)
-    except (OverflowError, ValueError):  # in the calendar's first or last hours, which stand for "ever": no zone matters
+    except (OverflowError, ValueError):  # the calendar's first or last day, which stands for "ever"
         return moment.replace(tzinfo=None)
 
 

@@ -14,6 +14,7 @@ import xxhash
 from functionfuse.fingerprint._digest import content, digest
 from functionfuse.fingerprint._walk import Walk, family, short_name
 
+_STRINGS = "T"  # `dtype.kind` of numpy.dtypes.StringDType, whose str is not the same in all versions
 _CHUNK = 1 << 16  # elements
 _PLAIN_KINDS = frozenset("biufcSUVmM")  # of dtypes whose bytes are the values
 _LONG_DOUBLES = frozenset("gG")  # 80 bits in 16 bytes: the rest is whatever was in memory
@@ -36,7 +37,7 @@ def items_token(walk: Walk, items: Iterable[Any]) -> str:
 
 def array_token(walk: Walk, dtype: Any, shape: tuple[int, ...], elements: str) -> str:
     """Return the token of an array from that of its elements."""
-    return digest("numpy.ndarray", (walk.token(dtype), repr(shape), elements))
+    return digest("numpy.ndarray", (walk.token(dtype), ascii(shape), elements))
 
 
 @family("numpy", "ndarray")
@@ -86,12 +87,13 @@ def _scalar(walk: Walk, value: Any) -> str:
 def _dtype(walk: Walk, value: Any) -> str:
     if value.subdtype is not None:
         return digest("numpy.dtype", map(walk.token, value.subdtype))
-    if value.names is None:
-        name = value.name if value.isbuiltin == _REGISTERED else None  # their str tells no more than a size
-        missing = getattr(value, "na_object", None)  # of numpy.dtypes.StringDType
-        return digest("numpy.dtype", map(walk.token, (value.str, name, missing)))
-    fields = [(name, *value.fields[name]) for name in value.names]
-    return digest("numpy.dtype", map(walk.token, (value.itemsize, fields)))
+    if value.names is not None:
+        fields = [(name, *value.fields[name]) for name in value.names]
+        return digest("numpy.dtype", map(walk.token, (value.itemsize, fields)))
+    if value.kind == _STRINGS:
+        return digest("numpy.dtype", (_STRINGS, walk.token(getattr(value, "na_object", None))))
+    name = value.name if value.isbuiltin == _REGISTERED else None  # their str tells no more than a size
+    return digest("numpy.dtype", map(walk.token, (value.str, name)))
 
 
 @family("torch", "Tensor")

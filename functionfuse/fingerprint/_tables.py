@@ -95,7 +95,7 @@ def _values(walk: Walk, array: Any) -> str:
 
 
 def _listed(walk: Walk, array: Any) -> str:
-    return digest("pandas.array", (repr(str(array.dtype)), items_token(walk, array)))
+    return digest("pandas.array", (ascii(str(array.dtype)), items_token(walk, array)))
 
 
 def _plain_array(walk: Walk, array: Any) -> str:
@@ -130,7 +130,7 @@ def _masked(walk: Walk, array: Any) -> str:
 
 
 def _zoned_times(walk: Walk, array: Any) -> str:
-    return digest("pandas.times", (repr(str(array.dtype)), walk.token(array.asi8)))
+    return digest("pandas.times", (ascii(str(array.dtype)), walk.token(array.asi8)))
 
 
 def _arrow_backed(walk: Walk, array: Any) -> str:
@@ -163,12 +163,12 @@ def _arrow_table(walk: Walk, value: Any) -> str:
 
 @family("pyarrow", "Array")
 def _arrow_array(walk: Walk, value: Any) -> str:
-    return digest("pyarrow.Array", (repr(str(value.type)), _arrow_values(walk, value.type, [value])))
+    return digest("pyarrow.Array", (ascii(str(value.type)), _arrow_values(walk, value.type, [value])))
 
 
 @family("pyarrow", "ChunkedArray")
 def _chunked_array(walk: Walk, value: Any) -> str:
-    return digest("pyarrow.ChunkedArray", (repr(str(value.type)), _arrow_values(walk, value.type, value.chunks)))
+    return digest("pyarrow.ChunkedArray", (ascii(str(value.type)), _arrow_values(walk, value.type, value.chunks)))
 
 
 def _arrow_values(walk: Walk, kind: Any, chunks: list[Any]) -> str:
@@ -203,7 +203,12 @@ def _polars_frame(walk: Walk, value: Any) -> str:
 
 @family("polars", "Series")
 def _polars_series(walk: Walk, value: Any) -> str:
-    return digest("polars.Series", (walk.token(value.name), repr(str(value.dtype)), _polars_values(walk, value)))
+    polars = sys.modules["polars"]
+    kind, name = ascii(str(value.dtype)), walk.token(value.name)
+    if isinstance(value.dtype, polars.Categorical | polars.Enum):  # their text leaves out categories, or tells of them
+        categories = value.dtype.categories if isinstance(value.dtype, polars.Enum) else None
+        kind, value = walk.token(categories), value.cast(polars.String)
+    return digest("polars.Series", (name, kind, _polars_values(walk, value)))
 
 
 _POLARS_NUMBERS = frozenset(f"{kind}{bits}" for kind in ("Int", "UInt", "Float") for bits in _FIXED_WIDTH)
@@ -211,8 +216,6 @@ _POLARS_NUMBERS = frozenset(f"{kind}{bits}" for kind in ("Int", "UInt", "Float")
 
 def _polars_values(walk: Walk, series: Any) -> str:
     polars = sys.modules["polars"]
-    if str(series.dtype).startswith(("Categorical", "Enum")):
-        series = series.cast(polars.String)
     if series.dtype == polars.String:
         return _text_token(part.to_list() for part in _slices(series))
     numbers = series.cast(polars.UInt8) if series.dtype == polars.Boolean else series.to_physical()

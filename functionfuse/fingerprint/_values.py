@@ -149,7 +149,7 @@ def _set(walk: Walk, value: set[Any] | frozenset[Any]) -> str:
 @node(memoryview)
 def _memoryview(walk: Walk, value: memoryview) -> str:
     data = value if value.c_contiguous else value.tobytes()
-    return digest("memoryview", (repr(value.format), repr(value.shape), content(data)))
+    return digest("memoryview", (ascii(value.format), ascii(value.shape), content(data)))
 
 
 @node(BuiltinFunctionType)
@@ -189,7 +189,8 @@ NAMED.update({name: _by_parts(parts) for name, parts in _PARTS.items()})
 
 @family("enum", "Enum")
 def _enum_member(walk: Walk, value: Any) -> str:
-    return digest("enum", (ascii(type_name(type(value))), ascii(value.name), walk.token(value.value)))
+    # Not by its name, which that of combined flags gets in Python 3.11 only.
+    return digest("enum", (ascii(type_name(type(value))), walk.token(value.value)))
 
 
 def _path(walk: Walk, value: Any) -> str:

@@ -21,7 +21,25 @@ from functionfuse.storage import base
 from functionfuse.storage.filestorage import FileStorage
 
 ALPHABET = "abAB01[]!-^\\*?.:|&~ \n\té中😀\x00/%"
-SPECIAL = ["a", "A", "ab", "model_1", "model_2", "Model_1", "]", "[", "[a]", "a\\b", "a\nb", "*", "?", ".", "..", "^", "-"]
+SPECIAL = [
+    "a",
+    "A",
+    "ab",
+    "model_1",
+    "model_2",
+    "Model_1",
+    "]",
+    "[",
+    "[a]",
+    "a\\b",
+    "a\nb",
+    "*",
+    "?",
+    ".",
+    "..",
+    "^",
+    "-",
+]
 
 
 def some_names() -> list[str]:
@@ -45,7 +63,9 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> FileStorage:
 
 classes = st.builds(
     "[{}{}]".format, st.sampled_from(["", "!", "^", "]", "!]"]), st.text(ALPHABET, max_size=5)
-) | st.sampled_from(["[]", "[!]", "[]]", "[!]]", "[", "[!", "[a-", "[a-]", "[-a]", "[z-a]", "[a-c-e]", "[[]", "[[:alpha:]]"])
+) | st.sampled_from(
+    ["[]", "[!]", "[]]", "[!]]", "[", "[!", "[a-", "[a-]", "[-a]", "[z-a]", "[a-c-e]", "[[]", "[[:alpha:]]"]
+)
 patterns = st.lists(
     st.sampled_from(["*", "?", "**", "a", "A", "\\", "]"]) | st.sampled_from(ALPHABET) | classes, max_size=5
 ).map("".join) | st.sampled_from(NAMES_STORED)
@@ -88,7 +108,13 @@ def test_globs_that_people_write(storage: FileStorage, pattern: str, expected: l
 
 @pytest.mark.parametrize(
     ("pattern", "expected"),
-    [("?", ["\udc80"]), ("a?", ["a\udc80"]), ("*", ["\udc80", "a\udc80"]), ("a\udc80", ["a\udc80"]), ("a*", ["a\udc80"])],
+    [
+        ("?", ["\udc80"]),
+        ("a?", ["a\udc80"]),
+        ("*", ["\udc80", "a\udc80"]),
+        ("a\udc80", ["a\udc80"]),
+        ("a*", ["a\udc80"]),
+    ],
 )
 def test_a_name_that_is_no_valid_text_is_matched(storage: FileStorage, pattern: str, expected: list[str]) -> None:
     """A lone surrogate, as a file name that is not UTF-8 has, is one character of a name like any other."""
@@ -216,7 +242,7 @@ def test_a_span_and_a_pattern(dated: FileStorage) -> None:
 @pytest.mark.parametrize("bad", ["yesterday", "", "2026-13-01", "2026-02-30", "12:00", "2026-07-15T25:00", "\udc80"])
 def test_a_date_that_cannot_be_read(dated: FileStorage, bad: str) -> None:
     """A string that is no date is refused with parameter, value and an example of what is wanted."""
-    with pytest.raises(InvalidQuestion, match="since=.*ISO 8601.*2026-11-23"):
+    with pytest.raises(InvalidQuestion, match=r"since=.*ISO 8601.*2026-11-23"):
         dated.list_tasks("w", since=bad)
     with pytest.raises(InvalidQuestion, match="until="):
         dated.list_tasks("w", until=bad)

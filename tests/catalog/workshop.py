@@ -1,4 +1,4 @@
-"""What the catalog's tests share: reading and forging journals by hand, programs of other processes, answers as rows."""
+"""What the catalog's tests share: journals read and forged by hand, programs of other processes, answers as rows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from typing import Any
 
 from catalog import Catalog
 from functionfuse.storage.filestorage import FileStorage
-
-#: The columns that identify a row of `tasks`, in this order.
-NAMES = ("workflow", "task")
 
 
 def index_of(storage: FileStorage) -> Path:
