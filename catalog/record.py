@@ -159,7 +159,7 @@ def fragment(**fields: Any) -> str:
 
 def quote(text: str) -> str:
     """Return any string as a JSON string in ASCII; lone surrogates are escaped as `to_text` does."""
-    return encode_basestring_ascii(to_text(text))
+    return encode_basestring_ascii(text if text.isascii() else to_text(text))
 
 
 def name_fields(workflow: str, task: str | None) -> str:

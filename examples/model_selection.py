@@ -1,6 +1,6 @@
 """Choose a model for real data, keep every result, and find the results again.
 
-``make demo``, or ``python examples/model_selection.py [--folder demo-output]``.
+``make demo``, or ``python examples/model_selection.py [--folder demo-output] [--keep]``.
 
 The data are the 569 breast tumours that come with scikit-learn: 30 measurements
 each, benign or malignant. Every candidate is a node of a workflow, so each one is
@@ -172,8 +172,8 @@ def selection() -> list[Node]:
     """Return the nodes whose results are wanted: the evaluation and the figure."""
     parts = split(load().set_name("table"), test_share=0.25, seed=7).set_name("split")
     scores = [
-        score(candidate["kind"], parts["train"], folds=5, **candidate["parameters"]).set_name(f"score {label(candidate)}")
-        for candidate in candidates()
+        score(each["kind"], parts["train"], folds=5, **each["parameters"]).set_name(f"score {label(each)}")
+        for each in candidates()
     ]
     model = fit(choose(scores).set_name("choice"), parts["train"]).set_name("model")
     evaluation = evaluate(model, parts["test"]).set_name("evaluation")
@@ -192,62 +192,81 @@ def candidates() -> list[dict[str, Any]]:
 # The program.
 
 
-def run(storage: Storage) -> tuple[dict[str, Any], bytes]:
+def main(folder: Path, keep: bool) -> None:
+    """Run twice, then ask the catalog."""
+    if not keep:
+        clear(folder)
+    storage = storage_factory({"kind": "file", "options": {"path": folder / "results"}})
+    before_first = datetime.now()
+    title("First run: computes what is not stored yet")
+    run(storage)
+    before_second = datetime.now()
+    title("Second run: reads the two results that are asked for, and nothing else")
+    evaluation, figure = run(storage)
+
+    title("Both results")
+    (folder / "figure.png").write_bytes(figure)
+    print("  accuracy {accuracy:.4f}, area under the ROC curve {roc_auc:.4f} on the test rows".format_map(evaluation))
+    print(f"  {folder / 'figure.png'}")
+    by_glob(storage)
+    by_date(storage, before_first, before_second)
+    by_sql(storage)
+
+    title("For other tools: every result with its origin, as Parquet")
+    storage.catalog.export(folder / "tasks.parquet")
+    print(f"  {folder / 'tasks.parquet'}")
+    look_next(folder)
+
+
+def run(storage: Storage) -> list[Any]:
     """Run the selection, and tell what it took."""
-    workflow = LocalWorkflow(*selection(), workflow_name=NAME)
-    workflow.set_storage(storage)
+    selecting = LocalWorkflow(*selection(), workflow_name=NAME)
+    selecting.set_storage(storage)
     began = time.perf_counter()
-    evaluation, figure = workflow.run()
+    results: list[Any] = selecting.run()
     seconds = time.perf_counter() - began
     computed, restored = storage.catalog.sql("SELECT computed, restored FROM runs ORDER BY started").fetchall()[-1]
     print(f"  {computed} nodes computed, {restored} restored, {seconds:.2f} s")
-    return evaluation, figure
+    return results
 
 
-def main(folder: Path) -> None:
-    """Run twice, then ask the catalog."""
-    clear(folder)
-    storage = storage_factory({"kind": "file", "options": {"path": folder / "results"}})
-    before_first = datetime.now()
-    title("The first run computes")
-    evaluation, figure = run(storage)
-    before_second = datetime.now()
-    title("The second run reads the two results that it was asked for, and nothing else")
-    run(storage)
-    (folder / "figure.png").write_bytes(figure)
-    print(f"  accuracy on the test rows {evaluation['accuracy']:.4f}, area under the ROC curve {evaluation['roc_auc']:.4f}")
-
+def by_glob(storage: Storage) -> None:
+    """List results by their names."""
     title("By glob: storage.list_tasks(NAME, 'score svm*gamma=0.01')")
     for name in storage.list_tasks(NAME, "score svm*gamma=0.01"):
         print(f"  {name}")
 
-    title("By date: saved in the first run, saved in the second")
-    print(f"  since={before_first:%H:%M:%S} until={before_second:%H:%M:%S}", end=": ")
-    print(len(storage.list_tasks(NAME, since=before_first, until=before_second)), "results")
-    print(f"  since={before_second:%H:%M:%S}: {len(storage.list_tasks(NAME, since=before_second))} results")
 
-    title("By SQL: the five best candidates, without reading a single result")
-    print(RANKING)
-    storage.catalog.sql(RANKING).show()
-
-    title("For others: every result with its origin, as Parquet")
-    storage.catalog.export(folder / "tasks.parquet")
-    print(NEXT.format(folder=folder))
+def by_date(storage: Storage, before_first: datetime, before_second: datetime) -> None:
+    """List results by when they were saved."""
+    title("By date: storage.list_tasks(NAME, since=..., until=...)")
+    first = storage.list_tasks(NAME, since=before_first, until=before_second)
+    second = storage.list_tasks(NAME, since=before_second)
+    print(f"  since {before_first:%X}, until {before_second:%X}: {len(first)} results")
+    print(f"  since {before_second:%X}: {len(second)} results")
 
 
-RANKING = """\
-SELECT task, round((value->>'accuracy')::DOUBLE, 4) AS accuracy, round(duration, 2) AS seconds
-FROM tasks WHERE task LIKE 'score %'
-ORDER BY accuracy DESC, task LIMIT 5"""
+def by_sql(storage: Storage) -> None:
+    """Rank the candidates by the values in the catalog."""
+    ranking = """
+    SELECT task, round((value->>'accuracy')::DOUBLE, 4) AS accuracy, round(duration, 2) AS seconds
+    FROM tasks WHERE task LIKE 'score %'
+    ORDER BY accuracy DESC, task LIMIT 5"""
+    title(f"By SQL: the five best candidates, without reading a single result{ranking}")
+    storage.catalog.sql(ranking).show()
 
-NEXT = """\
-  {folder}/tasks.parquet
 
-Look at next
-  {folder}/figure.png                all candidates, and the chosen model's ROC curve
-  {folder}/results/{name}/   one file a result; nothing else is needed to read it
-  examples/model_selection.py            these steps; change one and see which results are called stale
-  README.md, docs/guide.md               the rest""".replace("{name}", NAME)
+def look_next(folder: Path) -> None:
+    """Tell a newcomer where to go from here."""
+    title("Look at next")
+    for place, why in {
+        folder / "figure.png": "all candidates, and the chosen model's ROC curve",
+        folder / "results" / NAME: "one file a result; each of them says what it is",
+        "examples/model_selection.py": "the steps; change one, run it with --keep, and see what is called stale",
+        "README.md": "the same in ten lines, and how to ask for what",
+        "docs/guide.md": "everything else",
+    }.items():
+        print(f"  {place!s:<38} {why}")
 
 
 def title(text: str) -> None:
@@ -265,5 +284,7 @@ def clear(folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Model selection on real data, twice, and questions to the catalog.")
-    parser.add_argument("--folder", type=Path, default=Path("demo-output"), help="where to write (default: %(default)s)")
-    main(parser.parse_args().folder)
+    parser.add_argument("--folder", type=Path, default=Path("demo-output"), help="where to write; %(default)s")
+    parser.add_argument("--keep", action="store_true", help="go on with what an earlier demo left there")
+    options = parser.parse_args()
+    main(options.folder, options.keep)

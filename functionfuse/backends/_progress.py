@@ -46,7 +46,8 @@ def _with_bar(nodes: list[Node], title: str) -> Iterator[Node]:
                     TimeRemainingColumn,
                 )
 
-                columns = (SpinnerColumn(), TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+                name = TextColumn("{task.description}", markup=False)  # a title may hold any characters
+                columns = (SpinnerColumn(), name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
                 bar = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
                 task = bar.add_task(title, total=len(nodes), completed=done)
                 advance = bar.advance

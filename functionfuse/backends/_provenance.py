@@ -10,11 +10,13 @@ reading what it was computed from.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import xxhash
 
+from functionfuse._arguments import nodes_in, role_of
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.fingerprint import comparable, of_function, of_value
 from functionfuse.storage.base import Footer, quote
@@ -39,31 +41,49 @@ class Provenance:
 
     def __init__(self, workflow: BaseWorkflow, nodes: list[Node]) -> None:
         self._workflow = workflow
-        self._codes: dict[Any, tuple[str | None, str, tuple[str, ...]]] = {}
+        # By id: what can be called need not be hashable, and the workflow keeps it alive.
+        self._codes: dict[int, tuple[str | None, str, tuple[str, ...]]] = {}
         self._lineages: dict[Node, str] = {}
+        # Of stale results that are used all the same, and of what is computed from them: not what the graph says.
+        self._inherited: dict[Node, str] = {}
         self._blob_ids: dict[Node, str] = {}
         self._by_lineage = self._special(self._lineages.__getitem__)
         self._by_blob = self._special(self._result)
+        self._code = {node: self._code_of(node) for node in nodes}.__getitem__
         for node in nodes:
-            self._lineages[node] = self._lineage(node)
+            self._lineages[node] = self._lineage(node, self._lineages, self._by_lineage)
 
     def know_blob(self, node: Node, blob_id: str) -> None:
         """Take note of the blob that a node's result is in."""
         self._blob_ids[node] = blob_id
 
-    def origin(self, node: Node, duration: float) -> str:
+    def use(self, node: Node, footer: Footer) -> None:
+        """Take note of a stored result that is used, stale or not: its lineage goes on to what is computed from it."""
+        self.know_blob(node, footer.blob_id)
+        if self._identity(node).encode("ascii") not in footer.text:
+            lineage = footer.record.get("lineage")
+            if lineage and comparable(lineage, self._lineages[node]) and lineage != self._lineages[node]:
+                self._inherited[node] = lineage
+
+    def inherit(self, node: Node) -> None:
+        """Take note that a node is computed from its parents' results as they are."""
+        if self._inherited and not self._inherited.keys().isdisjoint(node.parents):
+            known = ChainMap(self._inherited, self._lineages)
+            self._inherited[node] = self._lineage(node, known, self._special(known.__getitem__))
+
+    def origin(self, node: Node) -> str:
         """Return what a record says of where a result comes from.
 
         Parameters
         ----------
         node : Node
-            Its node; its stored parents' blobs have to be known.
-        duration : float
-            Seconds that it took.
+            Its node, before it is computed, since its function may change its arguments; its stored parents' blobs
+            have to be known.
         """
         inputs = ",".join([f"{quote(name)}:{_quote_or_null(value)}" for name, value in self._inputs(node)])
         parents = ",".join([quote(parent.get_name()) for parent in node.parents])
-        return f'{self._identity(node)},"inputs":{{{inputs}}},"parents":[{parents}],"duration":{duration:.9f}'
+        lineage = self._inherited.get(node) or self._lineages[node]
+        return f'{self._code(node)[1]},"lineage":"{lineage}","inputs":{{{inputs}}},"parents":[{parents}]'
 
     def staleness(self, node: Node, footer: Footer | None) -> str | None:
         """Return why a stored result is not what its node would give now; None if nothing speaks against it.
@@ -100,7 +120,7 @@ class Provenance:
             return "has been computed anew since"
         if before.startswith(("blob:", "lineage:")) or now.startswith(("blob:", "lineage:")):
             return None  # a parent that is not read now, or was not stored then: the lineage tells
-        return f"was {before} and is {now}"
+        return f"was {before} and is {now}" if comparable(before, now) else None
 
     def _others_changed(self, node: Node, footer: Footer) -> bool:
         """Tell whether a parent that was computed or read in this run is not the one that was used."""
@@ -115,25 +135,24 @@ class Provenance:
     def _identity(self, node: Node) -> str:
         return f'{self._code(node)[1]},"lineage":"{self._lineages[node]}"'
 
-    def _code(self, node: Node) -> tuple[str | None, str, tuple[str, ...]]:
+    def _code_of(self, node: Node) -> tuple[str | None, str, tuple[str, ...]]:
         """Return fingerprint, JSON fragment and parameter names of what makes the result of `node`."""
         code = self._workflow.code_of(node)
-        known = self._codes.get(code)
+        known = self._codes.get(id(code))
         if known is None:
             fingerprint = of_function(code)
             text = f'"function":{quote(_full_name(code))},"code_fingerprint":{_quote_or_null(fingerprint)}'
-            self._codes[code] = known = (fingerprint, text, _parameters(code, node))
+            self._codes[id(code)] = known = (fingerprint, text, _parameters(code, node))
         return known
 
-    def _lineage(self, node: Node) -> str:
+    def _lineage(self, node: Node, known: Mapping[Node, str], special: _Special) -> str:
         code = self._code(node)[0]
         parts: list[str | None] = [code]
-        known, special = self._lineages, self._by_lineage
         parts += [known[value] if type(value) is Node else of_value(value, special) for value in node.args]
         for name, value in sorted(node.kwargs.items()):
             parts += (name, of_value(value, special))
         if node.after:
-            parts += ("after", *(self._lineages[earlier] for earlier in node.after))
+            parts += ("after", *(known[earlier] for earlier in node.after))
         # No fingerprint has a line break or is "?", and none looks like a name: the text can be read in one way only.
         text = "\n".join([part or "?" for part in parts])
         return f"{_PYTHON}:{xxhash.xxh3_128_hexdigest(text.encode())}"
@@ -142,9 +161,16 @@ class Provenance:
         names = self._code(node)[2]
         for position, value in enumerate(node.args):
             name = names[position] if position < len(names) else f"*{position}"
-            yield name, self._result(value) if type(value) is Node else of_value(value, self._by_blob)
+            yield name, self._result(value) if type(value) is Node else self._input(value)
         for name, value in node.kwargs.items():
-            yield name, of_value(value, self._by_blob)
+            yield name, self._input(value)
+
+    def _input(self, value: Any) -> str | None:
+        fingerprint = of_value(value, self._by_blob)
+        if fingerprint is None or role_of(type(value)) != "container":
+            return fingerprint
+        known = all(node in self._blob_ids for node in nodes_in(value))
+        return fingerprint if known else f"lineage:{fingerprint}"
 
     def _result(self, node: Node) -> str:
         blob_id = self._blob_ids.get(node)

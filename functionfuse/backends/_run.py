@@ -8,7 +8,8 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from functionfuse._arguments import substitute
 from functionfuse.backends._provenance import Provenance
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.errors import StaleResult, StaleResultWarning, add_note
-from functionfuse.storage.base import Storage, new_id
+from functionfuse.storage.base import Footer, Storage, new_id
 from functionfuse.workflow import Node
 
 ON_STALE = ("warn", "recompute", "error", "ignore")
@@ -87,12 +88,12 @@ class Run:
         self._storage = settings.storage
         self._name = workflow.workflow_name
         self._nodes = workflow.ordered()
-        self._anew = self._below(workflow.find_nodes(recompute)) if recompute is not None else frozenset()
+        self._anew = self._below(workflow.find_nodes(recompute)) if recompute is not None else set()
         self._stored = self._storage.stored(self._name) if self._storage else set()
         self._provenance = Provenance(workflow, self._nodes) if self._storage else None
         self._kept = {node for node in self._nodes if self._is_kept(node)}
         self._results: dict[Node, Any] = {}
-        self._stale: dict[str, str] = {}
+        self._footers: dict[Node, Footer] = {}
         self.run_id = new_id()
         self.computed = 0
         self.restored = 0
@@ -123,6 +124,14 @@ class Run:
     # Plan
 
     def _plan(self) -> Plan:
+        plan = self._draft()
+        while outdated := self._outdated(plan):
+            self._refuse_or_log(outdated)
+            self._anew |= self._below(outdated)
+            plan = self._draft()
+        return plan
+
+    def _draft(self) -> Plan:
         """Decide from the leaves up: what is stored is restored, what is not needs its parents."""
         leaves = [node for leaf in self._workflow.leaves for node in leaf._nodes()]
         uses = Counter(leaves)
@@ -144,49 +153,81 @@ class Run:
             return True
         assert self._storage is not None
         assert self._provenance is not None
+        if node in self._footers:
+            return True
         footer = self._storage.footer(self._name, node.get_name())
         reason = self._provenance.staleness(node, footer)
         if reason is None:
             if footer is not None:
+                self._footers[node] = footer
                 self._provenance.know_blob(node, footer.blob_id)
             return True
-        if self._settings.on_stale == "error":
-            raise StaleResult(_stale_message(self._name, {node.get_name(): reason}))
-        _log.info("node %r of workflow %r is computed anew: %s", node.get_name(), self._name, reason)
+        self._refuse_or_log({node: reason})
+        self._anew.add(node)
         return False
+
+    def _outdated(self, plan: Plan) -> dict[Node, str]:
+        """Return what would be restored next to a parent that is not, or will not be, the one that it was made from."""
+        if self._settings.on_stale not in ("recompute", "error"):
+            return {}
+        assert self._provenance is not None
+        computed = self._kept.intersection(plan.compute)
+        outdated = {}
+        for node in plan.restore & self._footers.keys():
+            reason = self._provenance.staleness(node, self._footers[node])
+            if reason is None and "lineage" in self._footers[node].record and not computed.isdisjoint(node.parents):
+                reason = "a result that it was computed from is computed anew"
+            if reason is not None:
+                outdated[node] = reason
+        return outdated
+
+    def _refuse_or_log(self, stale: dict[Node, str]) -> None:
+        reasons = {node.get_name(): reason for node, reason in stale.items()}
+        if self._settings.on_stale == "error":
+            raise StaleResult(_stale_message(self._name, reasons))
+        for name, reason in reasons.items():
+            _log.info("node %r of workflow %r is computed anew: %s", name, self._name, reason)
 
     def _is_kept(self, node: Node) -> bool:
         return self._storage is not None and node.storable and not self._settings.unstored(node.get_name())
 
-    def _below(self, roots: list[Node]) -> frozenset[Node]:
+    def _below(self, roots: Iterable[Node]) -> set[Node]:
         below = set(roots)
         for node in self._nodes:
             if not below.isdisjoint(node.parents):
                 below.add(node)
-        return frozenset(below)
+        return below
 
     # Nodes
 
     def _compute(self, node: Node, plan: Plan) -> None:
-        args = substitute(node.args, self._result)
-        kwargs = substitute(node.kwargs, self._result) if node.kwargs else {}
-        began = time.perf_counter()
         try:
-            value = self._workflow.func_of(node)(*args, **kwargs)
+            self._results[node] = self._call(node)
         except BaseException as error:
             self._note_failure(node, error)
             raise
         self.computed += 1
-        self._results[node] = self._keep(node, value, time.perf_counter() - began)
-        del value, args, kwargs
         self._release(node, plan)
 
-    def _keep(self, node: Node, value: Any, duration: float) -> Any:
+    def _call(self, node: Node) -> Any:
+        args = substitute(node.args, self._result)
+        kwargs = substitute(node.kwargs, self._result) if node.kwargs else {}
+        origin = self._origin(node)
+        began = time.perf_counter()
+        value = self._workflow.func_of(node)(*args, **kwargs)
+        return self._keep(node, value, f'{origin},"duration":{time.perf_counter() - began:.9f}')
+
+    def _origin(self, node: Node) -> str:
+        if self._provenance is None:
+            return ""
+        self._provenance.inherit(node)
+        return f'"run_id":"{self.run_id}",{self._provenance.origin(node)}' if node in self._kept else ""
+
+    def _keep(self, node: Node, value: Any, origin: str) -> Any:
         if node not in self._kept:
             return value
         assert self._storage is not None
         assert self._provenance is not None
-        origin = f'"run_id":"{self.run_id}",{self._provenance.origin(node, duration)}'
         blob_id = self._storage.keep(self._name, node.get_name(), value, origin)
         self._provenance.know_blob(node, blob_id)
         return self._storage.read_task(self._name, node.get_name()) if self._storage.always_read else value
@@ -202,11 +243,8 @@ class Run:
         restored = self._storage.restore(self._name, node.get_name())
         self.restored += 1
         if restored.footer is not None:
-            if self._settings.on_stale == "warn":
-                reason = self._provenance.staleness(node, restored.footer)
-                if reason is not None:
-                    self._stale[node.get_name()] = reason
-            self._provenance.know_blob(node, restored.footer.blob_id)
+            self._footers[node] = restored.footer
+            self._provenance.use(node, restored.footer)
         return restored.value
 
     def _release(self, node: Node, plan: Plan) -> None:
@@ -227,14 +265,25 @@ class Run:
         return Run(_Part(self._workflow, node), self._settings).execute(iter_nodes)[0]
 
     def _finish(self, status: str, plan: Plan) -> None:
-        self._note("run-finished", status=status, computed=self.computed, restored=self.restored)
+        with _nothing_hidden("the end of the run could not be recorded", status != "finished"):
+            self._note("run-finished", status=status, computed=self.computed, restored=self.restored)
         for node in self._kept & self._results.keys():
             del self._results[node]
         for node in self._nodes:
             node._outcome = self
         _log.info("workflow %r %s: %d computed, %d restored", self._name, status, self.computed, self.restored)
-        if self._stale and status == "finished":  # otherwise an exception is on its way, which no warning may replace
-            warnings.warn(_stale_message(self._name, self._stale), StaleResultWarning, stacklevel=4)
+        if status == "finished":  # otherwise an exception is on its way, which no warning may replace
+            self._warn_of_stale()
+
+    def _warn_of_stale(self) -> None:
+        footers, self._footers = self._footers, {}
+        if self._settings.on_stale != "warn" or self._provenance is None:
+            return
+        # At the end, when all blobs are known, whatever the order in which they were read.
+        reasons = {node.get_name(): self._provenance.staleness(node, footer) for node, footer in footers.items()}
+        stale = {name: reason for name, reason in reasons.items() if reason is not None}
+        if stale:
+            warnings.warn(_stale_message(self._name, stale), StaleResultWarning, stacklevel=5)
 
     # Events
 
@@ -244,12 +293,14 @@ class Run:
 
     def _note_failure(self, node: Node, error: BaseException) -> None:
         place = f"node {node.get_name()!r} of workflow {self._name!r}"
-        add_note(error, f"in {place}")
-        _log.info("%s failed: %r", place, error)
+        with _nothing_hidden(f"the failure of {place} could not be noted"):
+            add_note(error, f"in {place}")
+        _log.info("%s failed: %s", place, type(error).__name__)
         if self._storage is not None:
-            lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            details = {"error": repr(error), "traceback": lines[-_LONGEST_TRACEBACK:]}
-            self._storage.note("task-failed", self._name, self.run_id, details, node.get_name())
+            with _nothing_hidden(f"the failure of {place} could not be recorded"):
+                lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+                details = {"error": repr(error), "traceback": lines[-_LONGEST_TRACEBACK:]}
+                self._storage.note("task-failed", self._name, self.run_id, details, node.get_name())
 
 
 class _Part(BaseWorkflow):
@@ -258,6 +309,17 @@ class _Part(BaseWorkflow):
     def __init__(self, whole: BaseWorkflow, node: Node) -> None:
         super().__init__(node, workflow_name=whole.workflow_name)
         self._replaced = whole._replaced
+
+
+@contextmanager
+def _nothing_hidden(trouble: str, on_its_way: bool = True) -> Iterator[None]:
+    """Log what goes wrong while another exception is on its way, so that it does not take that one's place."""
+    try:
+        yield
+    except Exception:
+        if not on_its_way:
+            raise
+        _log.warning("%s", trouble, exc_info=True)
 
 
 def iter_nodes(nodes: list[Node]) -> Iterable[Node]:

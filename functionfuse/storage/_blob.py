@@ -15,7 +15,7 @@ import xxhash
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
 from catalog.record import Footer, footer_from, fragment, read_footer
 from functionfuse.errors import InvalidPickle, UnsupportedFormat
-from functionfuse.storage._places import LocalPlace, Source, Temporary
+from functionfuse.storage._places import LocalPlace, SideFolder, Source, Temporary
 
 #: Streams are gathered in memory up to this size, and written with their footer at once.
 GATHERED = 1 << 20
@@ -39,20 +39,23 @@ class BlobWriter:
 
     Attributes
     ----------
-    side : SideFolder
-        For the files that serializers write beside the blob.
     size : int
         Bytes written so far.
     """
 
-    __slots__ = ("_chunks", "_file", "_folder", "_gathered", "_hash", "_place", "side", "size")
+    __slots__ = ("_chunks", "_file", "_folder", "_gathered", "_hash", "_name", "_place", "size")
 
     def __init__(self, place: LocalPlace, folder: str, name: str) -> None:
         self._place = place
         self._folder = folder
         self._file: Temporary | None = None
-        self.side = place.side_folder(folder, name)
+        self._name = name
         self._begin()
+
+    @property
+    def side(self) -> SideFolder:
+        """The folder for the files that serializers write beside the blob."""
+        return self._place.side_folder(self._folder, self._name)
 
     def _begin(self) -> None:
         self._chunks: list[bytes] = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -24,7 +24,8 @@ PROTOCOL = 5
 OUT_OF_BAND = 1 << 16
 
 _MAIN = b"__main__"
-_REFUSALS = (pickle.PicklingError, TypeError, AttributeError)
+# RuntimeError: nested too deep, or not implemented.
+_REFUSALS = (pickle.PicklingError, TypeError, AttributeError, ValueError, RuntimeError)
 
 
 class Sink(Protocol):
@@ -87,7 +88,7 @@ _STREAM_ONLY = Dumped((), ("pickle",))
 _ATOMS = frozenset({int, float, bool, str, bytes, type(None)})
 
 
-def dump(obj: Any, sink: Sink, registry: Registry, protocols: Mapping[str, Any]) -> Dumped:
+def dump(obj: Any, sink: Sink, registry: Registry, protocols: Callable[[], Mapping[str, Any]]) -> Dumped:
     """Write the pickle stream of an object.
 
     Parameters
@@ -98,8 +99,8 @@ def dump(obj: Any, sink: Sink, registry: Registry, protocols: Mapping[str, Any])
         Takes the stream. It is restarted where plain pickle gives up half way.
     registry : Registry
         The serializers that take part.
-    protocols : mapping
-        What they reach their files through.
+    protocols : callable
+        Gives what they reach their files through.
 
     Raises
     ------
@@ -117,7 +118,7 @@ def dump(obj: Any, sink: Sink, registry: Registry, protocols: Mapping[str, Any])
 
     try:
         return _dump("cloudpickle", cloudpickle.Pickler, obj, sink, registry, protocols)
-    except (*_REFUSALS, ValueError, RecursionError) as error:
+    except _REFUSALS as error:
         raise UnpicklableResult(f"a {type(obj).__qualname__} cannot be pickled: {error}") from error
 
 
@@ -127,7 +128,7 @@ def _dump(
     obj: Any,
     sink: _Watch | Sink,
     registry: Registry,
-    protocols: Mapping[str, Any],
+    protocols: Callable[[], Mapping[str, Any]],
 ) -> Dumped:
     buffers: list[memoryview] = []
 
@@ -142,7 +143,7 @@ def _dump(
         base(sink, PROTOCOL, buffer_callback=keep_in_band).dump(obj)
         return Dumped(tuple(buffers), (name,)) if buffers or name != "pickle" else _STREAM_ONLY
     pickler = _with_serializers(base)(sink, PROTOCOL, buffer_callback=keep_in_band)
-    pickler.take(registry, protocols)
+    pickler.take(registry, protocols())
     pickler.dump(obj)
     return Dumped(tuple(buffers), (name, *sorted(pickler.used)))
 
@@ -245,45 +246,45 @@ class _SerializedUnpickler(pickle.Unpickler):
         return self._known[key]
 
 
-def persistent_ids(stream: memoryview) -> list[Any]:
+def persistent_ids(stream: memoryview, buffers: Iterable[memoryview]) -> list[Any]:
     """Return the persistent ids of a pickle stream, executing nothing that it refers to."""
-    unpickler = _InertUnpickler(io.BytesIO(stream))
-    unpickler.found = []
+    unpickler = _InertUnpickler(io.BytesIO(stream), buffers=buffers)
+    unpickler.found = {}
     unpickler.load()
-    return unpickler.found
+    return list(unpickler.found.values())
 
 
 class _InertUnpickler(pickle.Unpickler):
-    found: list[Any]
+    found: dict[bytes, Any]
 
     def find_class(self, module: str, name: str) -> Any:
         return _Inert
 
     def persistent_load(self, pid: Any) -> Any:
-        self.found.append(pid)
+        self.found[pickle.dumps(pid)] = pid  # a pid may be unhashable; one that comes twice is one object twice
         return None
 
 
-class _Inert(dict[Any, Any]):
-    """Stands for any class or function of a stream: takes what it is given and does nothing."""
+class _Anything(type):
+    """Lets a class be called, filled and given a state, as a function, a class, a container or an instance is."""
 
-    def __new__(cls, *_: Any, **__: Any) -> _Inert:
-        return super().__new__(cls)
+    def __call__(cls, *_: Any, **__: Any) -> Any:
+        return cls
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, _: Any) -> None:
+    def __setitem__(cls, _: Any, __: Any) -> None:
         pass
 
-    def __call__(self, *_: Any, **__: Any) -> _Inert:
-        return self
+    def __setstate__(cls, _: Any) -> None:
+        pass
 
-    def __hash__(self) -> int:  # type: ignore[override]  # it may stand for a key
-        return id(self)
-
-    def append(self, _: Any) -> None:
+    def append(cls, _: Any) -> None:
         """Take an item of a list's subclass."""
 
-    def extend(self, _: Any) -> None:
-        """Take items of a list's subclass."""
+    extend = add = append
+
+
+class _Inert(metaclass=_Anything):
+    """Stands for all that a stream refers to and makes of it: takes what it is given and does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return cls

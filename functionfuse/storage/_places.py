@@ -15,14 +15,16 @@ from collections import deque
 from contextlib import suppress
 from typing import IO, Any
 
+from catalog.errors import NewerFormat
 from catalog.identity import ensure_identity
 from catalog.journal import journal_of
 from catalog.names import SIDE_FOLDER
-from functionfuse.errors import SideFileMissing, StorageUnusable
+from functionfuse.errors import SideFileMissing, StorageUnusable, UnsupportedFormat
 from functionfuse.serializers.base import FILE_PROTOCOL
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
+_PATIENCE = 100  # times that a folder may vanish under us before it counts as an error
 
 
 class LocalPlace:
@@ -48,19 +50,24 @@ class LocalPlace:
             os.makedirs(f"{self.root}/{folder}", exist_ok=True)
             ensure_identity(self.root)
         except (FileExistsError, NotADirectoryError) as error:
-            raise StorageUnusable(f"{error.filename} is a file where a folder is needed: use another path") from error
+            message = f"{error.filename} is a file where a folder is needed: use another path"
+            raise StorageUnusable(error.errno, message) from error
+        except NewerFormat as error:
+            raise UnsupportedFormat(str(error)) from error
         except OSError as error:
-            raise StorageUnusable(f"{self.root} cannot be written ({error.strerror}): choose another path") from error
+            message = f"{self.root} cannot be written ({error.strerror or error}): choose another path"
+            raise StorageUnusable(error.errno, message) from error
 
     def create(self, folder: str) -> Temporary:
         """Return a new hidden file in `folder`, to be written and then published."""
         name = _take_name()
         path = f"{self.root}/{folder}/{name}"
-        try:
-            return Temporary(os.open(path, _NEW, 0o666), path, name)
-        except FileNotFoundError:
-            self.make_room(folder)
-            return Temporary(os.open(path, _NEW, 0o666), path, name)
+        for _ in range(_PATIENCE):
+            try:
+                return Temporary(os.open(path, _NEW, 0o666), path, name)
+            except FileNotFoundError:  # a new workflow, or one that is being removed
+                self.make_room(folder)
+        return Temporary(os.open(path, _NEW, 0o666), path, name)
 
     def path(self, folder: str, file: str) -> str:
         """Return the path of a result's file."""

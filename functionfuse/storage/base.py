@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import fnmatch
 import logging
+import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -152,13 +154,15 @@ class Storage:
         StorageError
             As `save` does.
         """
-        folder = _encoded("workflow", workflow_name)
-        file = _encoded("task", task_name)
+        folder, file = self._find(workflow_name, task_name)  # what the older format kept raw is overwritten where it is
         names_fields = record.name_fields(workflow_name, task_name)
         try:
             return self._keep(folder, file, names_fields, obj, origin)
         except (StorageError, OSError) as error:
             raise _named(error, workflow_name, task_name) from error
+        except Exception as error:
+            add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was saved")
+            raise
 
     def _keep(self, folder: str, file: str, names_fields: str, obj: Any, origin: str) -> str:
         present = self._present(folder, file)
@@ -181,7 +185,7 @@ class Storage:
 
     def _write(self, writer: _blob.BlobWriter, obj: Any, fields: list[str]) -> str:
         """Write all of a blob and return the line that tells of it."""
-        dumped = _codec.dump(obj, writer, self._registry, writer.side.protocols)
+        dumped = _codec.dump(obj, writer, self._registry, lambda: writer.side.protocols)
         layout = f",{writer.write_buffers(dumped.buffers)}" if dumped.buffers else ""
         plain = not layout and len(dumped.serializers) == 1
         checksum = writer.checksum()
@@ -190,7 +194,7 @@ class Storage:
         if dumped.serializers == ("pickle",):
             fields.append(_SERIALIZERS)
         else:
-            sides = [{"name": name, "size": size} for name, size in writer.side.files()]
+            sides = [{"name": names.to_text(name), "size": size} for name, size in writer.side.files()]
             side_size = sum(size for _, size in writer.side.files())
             fields.append(record.fragment(serializers=dumped.serializers, side_files=sides))
         fields.append(record.machine_fields())
@@ -352,7 +356,8 @@ class Storage:
             match = re.compile(fnmatch.translate(pattern)).match
             for name, (folder, file) in self._names(workflow_name).items():
                 if match(name):
-                    self._remove(workflow_name, name, folder, file)
+                    with suppress(TaskNotFound):  # another process was quicker
+                        self._remove(workflow_name, name, folder, file)
         elif task_name is not None:
             self._remove(workflow_name, task_name, *self._find(workflow_name, task_name))
         else:
@@ -436,12 +441,15 @@ class Storage:
     def _name_of(self, folder: str, file: str) -> str:
         name = names.decode(file)
         if name is None:
-            with self._place.open(folder, file) as source:
+            name = file
+            with suppress(FileNotFoundError), self._place.open(folder, file) as source:  # removed since
                 footer = _blob.peek_footer(source)
-            name = names.from_text(footer.record["task"]) if footer else file
+                name = names.from_text(footer.record["task"]) if footer else file
         return name
 
     def _find(self, workflow_name: str, task_name: str) -> tuple[str, str]:
+        if _encoded("workflow", workflow_name) == workflow_name and _encoded("task", task_name) == task_name:
+            return workflow_name, task_name  # as nearly always
         folders = _candidates("workflow", workflow_name)
         files = _candidates("task", task_name)
         if len(files) + len(folders) > 2:
@@ -473,7 +481,11 @@ class Storage:
         """Return what is stored under a name, or None; what is damaged counts with what is known of it."""
         if not self._place.exists(folder, file):
             return None
-        with self._place.open(folder, file) as source:
+        try:
+            source = self._place.open(folder, file)
+        except FileNotFoundError:  # removed since
+            return None
+        with source:
             footer = _blob.peek_footer(source)
             known = footer.record if footer else {}
             pids = _pids(source) if footer is None or len(known["serializers"]) > 1 else []
@@ -498,10 +510,13 @@ class Storage:
         try:
             present = self._present(folder, file)
             if present is None:
-                raise TaskNotFound(f"nothing is stored there ({self._place.path(folder, file)})")
+                raise TaskNotFound
             names_fields = record.name_fields(workflow_name, task_name)
             self._place.journal.append(_removal(present, names_fields), lambda: self._place.remove(folder, file))
             self._forget(present, folder, file)
+        except FileNotFoundError as error:  # `TaskNotFound`, or another process was quicker
+            message = f"nothing is stored there ({self._place.path(folder, file)})"
+            raise _named(TaskNotFound(message), workflow_name, task_name) from error
         except (StorageError, OSError) as error:
             raise _named(error, workflow_name, task_name) from error
 
@@ -523,9 +538,10 @@ def _event(event: str, event_id: str, fields: str) -> str:
 
 def _pids(source: Source) -> list[tuple[str, Any]]:
     try:
-        return _codec.persistent_ids(_blob.read_blob(source).stream)
-    except Exception:  # whatever is wrong with a result that goes away, it goes away
-        _log.warning("the persistent ids of a damaged result are not known; its side files may stay", exc_info=True)
+        blob = _blob.read_blob(source)
+        return _codec.persistent_ids(blob.stream, blob.buffers)
+    except Exception as error:  # whatever is wrong with a result that goes away, it goes away
+        _log.warning("a damaged result goes, of which it is not known which side files go with it: %s", str(error))
         return []
 
 
@@ -547,11 +563,13 @@ def _named(error: StorageError | OSError, workflow_name: str, task_name: str) ->
     """Return an error that names workflow and task; those of the file system are translated here."""
     place = f"task {task_name!r} of workflow {workflow_name!r}"
     if isinstance(error, StorageUnusable):
-        return StorageUnusable(error.errno, f"{place}: {error.strerror or error}")
+        message = f"{place}: {error.strerror or error}"
+        return StorageUnusable(message) if error.errno is None else StorageUnusable(error.errno, message)
     if isinstance(error, StorageError):
         return type(error)(f"{place}: {error}{_REMEDIES.get(type(error), '')}")
     remedy = _REMEDIES_BY_NUMBER.get(error.errno or 0, "")
-    return StorageUnusable(error.errno, f"{place}: {error.strerror or error}{remedy}")
+    where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes)) else ""
+    return StorageUnusable(error.errno, f"{place}: {error.strerror or error}{where}{remedy}")
 
 
 _REMEDIES: dict[type[StorageError], str] = {
@@ -564,5 +582,8 @@ _REMEDIES_BY_NUMBER = {
     errno.EDQUOT: "; nothing was published, what was stored before is intact: free some space and save again",
     errno.EACCES: "; check who owns the storage's folder",
     errno.EROFS: "; the storage's folder is read-only here",
+    errno.ENOTDIR: "; a file lies where a folder is needed: move it away, or choose another path",
+    errno.EISDIR: "; a folder lies where the result's file belongs: move it away",
+    errno.EMFILE: "; the process holds too many open files: raise its limit (ulimit -n)",
 }
 

@@ -20,12 +20,12 @@ RUN = "01890000-0000-7000-8000-000000000001"
 def stored(tmp_path_factory: pytest.TempPathFactory) -> FileStorage:
     """Return a storage with two results, a removal and a run."""
     storage = FileStorage(tmp_path_factory.mktemp("stored"))
-    storage.note("run-started", workflow="w", run_id=RUN, details={"backend": "local"})
+    storage.note("run-started", "w", RUN, {"backend": "local"})
     storage.save("w", "a", {"accuracy": 0.5})
     storage.save("w", "é😀", 2)
     storage.save("w", "gone", 3)
     storage.remove_task("w", "gone")
-    storage.note("run-finished", workflow="w", run_id=RUN, details={"status": "finished", "computed": 3, "restored": 0})
+    storage.note("run-finished", "w", RUN, {"status": "finished", "computed": 3, "restored": 0})
     return storage
 
 

@@ -1,0 +1,234 @@
+"""Ids that sort as things happened, and moments as people give them."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta, timezone
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from workshop import run_python
+
+from catalog import ids
+from catalog.errors import InvalidQuestion
+from catalog.ids import id_at, new_id
+from catalog.record import utc_text
+from catalog.times import span, to_utc
+
+# RFC 9562, section 5.7: 48 bits of time, version 7, 12 bits, variant 10, 62 bits.
+LAYOUT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+LAST_TICK = (1 << 60) - 1
+
+
+def milliseconds(identifier: str) -> int:
+    """Return the time in an id."""
+    return uuid.UUID(identifier).int >> 80
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """Give the ids a clock that the test sets, in ns, and forget afterwards what it said."""
+    last = ids._last_tick
+    now = SimpleNamespace(ns=1_700_000_000_000_000_000)
+    now.time_ns = lambda: now.ns
+    monkeypatch.setattr(ids, "time", now)
+    monkeypatch.setattr(ids, "_last_tick", 0)
+    yield now
+    monkeypatch.setattr(ids, "_last_tick", last)
+
+
+def test_an_id_has_the_layout_of_uuid_7() -> None:
+    """Version, variant, form and time of an id are those of RFC 9562."""
+    before = time.time_ns() // 1_000_000
+    made = [new_id() for _ in range(1000)]
+    after = time.time_ns() // 1_000_000
+    assert all(LAYOUT.fullmatch(each) for each in made)
+    assert {(uuid.UUID(each).version, uuid.UUID(each).variant) for each in made} == {(7, uuid.RFC_4122)}
+    assert all(before <= milliseconds(each) <= after + 1 for each in made)
+
+
+def test_ids_of_one_process_increase() -> None:
+    """Thousands of ids made as fast as can be are different and sorted."""
+    made = [new_id() for _ in range(20_000)]
+    assert made == sorted(set(made))
+
+
+def test_ids_of_several_threads_increase() -> None:
+    """Threads that make ids at once never get the same one, and each sees its own increase."""
+    made: list[list[str]] = [[] for _ in range(4)]
+
+    def make(mine: list[str]) -> None:
+        for _ in range(5000):
+            mine.append(new_id())
+
+    threads = [threading.Thread(target=make, args=(mine,)) for mine in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(mine == sorted(mine) for mine in made)
+    assert len(set().union(*made)) == 20_000
+
+
+def test_ids_increase_though_the_clock_jumps_back(clock: SimpleNamespace) -> None:
+    """A clock that is set back by a day makes no id smaller than the one before."""
+    first = new_id()
+    clock.ns -= 86_400 * 10**9
+    second = new_id()
+    assert second > first
+    assert milliseconds(second) == milliseconds(first)
+
+
+def test_more_ids_than_fit_into_a_millisecond(clock: SimpleNamespace) -> None:
+    """The counter within a millisecond runs over into the next one, in order."""
+    made = [new_id() for _ in range(5000)]
+    assert made == sorted(set(made))
+    assert milliseconds(made[-1]) - milliseconds(made[0]) == 1
+    assert all(LAYOUT.fullmatch(each) for each in made)
+
+
+ticks = st.integers(0, LAST_TICK - 1)
+
+
+@given(tick=ticks, tail=st.integers(0, (1 << 62) - 1))
+def test_an_id_is_greater_than_the_one_it_replaces(tick: int, tail: int) -> None:
+    """Whatever another machine's clock said, an id made after one of its ids is greater, and valid."""
+    known = str(uuid.UUID(int=tick >> 12 << 80 | 7 << 76 | (tick & 0xFFF) << 64 | 2 << 62 | tail))
+    last = ids._last_tick
+    try:
+        made = new_id(after=known)
+        following = new_id()
+    finally:
+        ids._last_tick = last
+    assert made > known
+    assert following > made
+    assert LAYOUT.fullmatch(made)
+
+
+def test_the_past_does_not_hold_back(clock: SimpleNamespace) -> None:
+    """An id after an old one has the time of now."""
+    old = new_id()
+    clock.ns += 10**12
+    assert milliseconds(new_id(after=old)) == clock.ns // 10**6
+
+
+FORK = """
+import os, sys
+from catalog.ids import new_id
+first = new_id()
+reader, writer = os.pipe()
+children = []
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        os.write(writer, ("\\n".join(new_id() for _ in range(50)) + "\\n").encode())
+        os._exit(0)
+    children.append(child)
+mine = [new_id() for _ in range(50)]
+for child in children:
+    os.waitpid(child, 0)
+os.close(writer)
+found = mine + os.fdopen(reader).read().split()
+print(len(found), len(set(found)), all(each > first for each in found), len({each[19:] for each in found}))
+"""
+
+
+def test_forked_children_make_ids_of_their_own() -> None:
+    """Children of one process, forked within a millisecond, never make the same id: each draws bits of its own."""
+    assert run_python(FORK).split() == ["200", "200", "True", "4"]
+
+
+@given(milliseconds_=st.integers(0, (1 << 48) - 1), digest=st.binary(min_size=10, max_size=20))
+def test_an_id_for_what_has_none(milliseconds_: int, digest: bytes) -> None:
+    """The id of a time and a content is valid, says the time, and is the same for the same."""
+    made = id_at(milliseconds_, digest)
+    assert LAYOUT.fullmatch(made)
+    assert milliseconds(made) == milliseconds_
+    assert made == id_at(milliseconds_, digest)
+
+
+def test_another_content_has_another_id() -> None:
+    """Ten bytes that differ, in the first or in the last, give ids that differ."""
+    made = {id_at(5, bytes((first, *[0] * 8, last))) for first in range(16) for last in range(16)}
+    assert len(made) == 256
+
+
+# Times
+
+
+@pytest.fixture
+def nepal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the machine stand in Kathmandu, at UTC+05:45."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Kathmandu")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+NOON = datetime(2026, 3, 4, 12)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2026, 3, 4, 17, 45),
+        datetime(2026, 3, 4, 12, tzinfo=timezone.utc),
+        datetime(2026, 3, 4, 7, tzinfo=timezone(timedelta(hours=-5))),
+        "2026-03-04T17:45:00",
+        "2026-03-04 17:45",
+        "2026-03-04T12:00:00Z",
+        "2026-03-04T12:00:00+00:00",
+        "2026-03-04T17:45:00+05:45",
+        " 2026-03-04T12:00:00Z\n",
+    ],
+)
+def test_moments_become_utc(nepal: None, moment: Any) -> None:
+    """Naive moments are local ones, aware ones are what they say; both come out as naive UTC."""
+    assert to_utc(moment, "since") == NOON
+
+
+@pytest.mark.parametrize("day", [date(2026, 3, 4), "2026-03-04", datetime(2026, 3, 4)])
+def test_a_date_is_its_midnight(nepal: None, day: Any) -> None:
+    """A date, as an object or as a string, is the local midnight it begins with."""
+    assert to_utc(day, "since") == datetime(2026, 3, 3, 18, 15)
+
+
+@pytest.mark.parametrize("bad", [0, 1.5, None, b"2026-01-01", object(), "tomorrow", "2026-3-4", "20xx"])
+def test_what_is_no_moment(bad: Any) -> None:
+    """What is no moment is refused, with the parameter's name."""
+    with pytest.raises(InvalidQuestion, match="until"):
+        to_utc(bad, "until")
+
+
+def test_a_span_is_in_order() -> None:
+    """A span may be open or empty, but not end before it begins."""
+    assert span(None, None) == (None, None)
+    assert span("2026-03-04T12:00Z", None) == (NOON, None)
+    assert span("2026-03-04T12:00Z", "2026-03-04T12:00Z") == (NOON, NOON)
+    with pytest.raises(InvalidQuestion, match="since='2026-03-05' is after until='2026-03-04'"):
+        span("2026-03-05", "2026-03-04")
+
+
+@given(microseconds=st.integers(0, 4_102_444_800 * 10**6))
+def test_times_of_the_journal_are_iso_8601(microseconds: int) -> None:
+    """The text of a time is read back as that time, to the microsecond that a float can tell."""
+    seconds = microseconds / 10**6
+    read = datetime.fromisoformat(utc_text(seconds).replace("Z", "+00:00"))
+    assert abs(read - datetime(1970, 1, 1, tzinfo=timezone.utc) - timedelta(microseconds=microseconds)) <= timedelta(
+        microseconds=1
+    )
+
+
+@pytest.mark.parametrize("seconds", [-1.5, -0.5, 0.0, 0.9999999, 1_700_000_000.9999999])
+def test_times_at_the_edge_of_a_second(seconds: float) -> None:
+    """Times before 1970, and just before the next second, are texts that can be read."""
+    read = datetime.fromisoformat(utc_text(seconds).replace("Z", "+00:00"))
+    assert abs(read.timestamp() - seconds) <= 1e-5
