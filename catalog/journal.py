@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from weakref import WeakValueDictionary
 
@@ -20,6 +21,8 @@ from catalog.names import CATALOG_FOLDER
 
 JOURNAL_FOLDER = f"{CATALOG_FOLDER}/journal"
 SEGMENT_SUFFIX = ".ndjson"
+
+_LOOK_EVERY = 0.05  # seconds: what is saved in between is found as a blob, if the journal is deleted
 
 _journals: WeakValueDictionary[str, Journal] = WeakValueDictionary()
 _segments: dict[tuple[int, str], str] = {}  # (process, folder): its segment, to be taken up again when its journal is
@@ -62,6 +65,7 @@ class Journal:
     def __init__(self, root: str) -> None:
         self._folder = f"{root}/{JOURNAL_FOLDER}"
         self._handle: int | None = None
+        self._looked = 0.0
         self._forget()
 
     def append(self, line: str, publish: Callable[[], None] | None = None) -> None:
@@ -91,12 +95,20 @@ class Journal:
                 raise
 
     def _write(self, data: bytes) -> None:
-        if self._handle is None or os.fstat(self._handle).st_nlink == 0:  # 0: somebody deleted the folder under us
+        if self._handle is None or self._is_deleted(self._handle):
             self._close()
             self._handle = self._open()
         written = os.write(self._handle, data)
         if written != len(data):  # a torn line ends its segment: the next event must not be joined to it
             raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes written to the journal", self._folder)
+
+    def _is_deleted(self, handle: int) -> bool:
+        """Tell whether somebody deleted the folder under us; asked now and then, as it is a tenth of a line's cost."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_EVERY:
+            return False
+        self._looked = now
+        return os.fstat(handle).st_nlink == 0
 
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC

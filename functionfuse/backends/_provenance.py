@@ -47,6 +47,7 @@ class Provenance:
         # Of stale results that are used all the same, and of what is computed from them: not what the graph says.
         self._inherited: dict[Node, str] = {}
         self._blob_ids: dict[Node, str] = {}
+        self._agreeing: set[Node] = set()
         self._by_lineage = self._special(self._lineages.__getitem__)
         self._by_blob = self._special(self._result)
         self._code = {node: self._code_of(node) for node in nodes}.__getitem__
@@ -60,7 +61,7 @@ class Provenance:
     def use(self, node: Node, footer: Footer) -> None:
         """Take note of a stored result that is used, stale or not: its lineage goes on to what is computed from it."""
         self.know_blob(node, footer.blob_id)
-        if self._identity(node).encode("ascii") not in footer.text:
+        if not self._agrees(node, footer):
             lineage = footer.record.get("lineage")
             if lineage and comparable(lineage, self._lineages[node]) and lineage != self._lineages[node]:
                 self._inherited[node] = lineage
@@ -93,10 +94,19 @@ class Provenance:
         """
         if footer is None:
             return None
-        # Comparing text spares parsing it, which would take as long as all the rest of reading a small result.
-        if self._identity(node).encode("ascii") in footer.text and not self._others_changed(node, footer):
+        if self._agrees(node, footer) and not self._others_changed(node, footer):
             return None
         return self._difference(node, footer.record) if "lineage" in footer.record else None
+
+    def _agrees(self, node: Node, footer: Footer) -> bool:
+        """Tell whether code and lineage are those of the node."""
+        if node in self._agreeing:
+            return True
+        # Comparing text spares parsing it, which would take as long as all the rest of reading a small result.
+        if self._identity(node).encode("ascii") not in footer.text:
+            return False
+        self._agreeing.add(node)
+        return True
 
     def _difference(self, node: Node, record: dict[str, Any]) -> str | None:
         code, _, _ = self._code(node)
