@@ -21,7 +21,6 @@ from functionfuse.storage._places import LocalPlace, SideFolder, Source, Tempora
 GATHERED = 1 << 20
 #: Buffers begin at multiples of this, in bytes: a cache line, and enough for every vector unit.
 ALIGNMENT = 64
-_SMALL = 1 << 16
 _SHA1_SIZE = 20
 
 
@@ -154,13 +153,13 @@ class Blob(NamedTuple):
     buffers: list[memoryview]
 
 
-def read_blob(source: Source) -> Blob:
-    """Read a blob and check all of it.
+def read_blob(data: memoryview) -> Blob:
+    """Check all of a blob, and tell its parts.
 
     Parameters
     ----------
-    source : Source
-        The open file. A large body is mapped, not read.
+    data : memoryview
+        The whole file; the parts lie in this memory.
 
     Raises
     ------
@@ -169,10 +168,8 @@ def read_blob(source: Source) -> Blob:
     UnsupportedFormat
         If a newer version wrote them.
     """
-    tail = source.tail(_SMALL)
-    data = memoryview(tail) if len(tail) == source.size else source.map()
     try:
-        footer = read_footer(data, source.size)
+        footer = read_footer(data, len(data))
     except NotABlob:
         return Blob(None, _checked_older(data), [])
     except DamagedFooter as error:

@@ -24,6 +24,7 @@ from functionfuse.serializers.base import FILE_PROTOCOL
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
+_SMALL = 1 << 16  # bytes that are sooner read than mapped
 _PATIENCE = 100  # times that a folder may vanish under us before it counts as an error
 
 
@@ -89,6 +90,21 @@ class LocalPlace:
         except BaseException:
             os.close(handle)
             raise
+
+    def load(self, folder: str, file: str) -> memoryview:
+        """Return all bytes of a file; `FileNotFoundError` if there is none.
+
+        A small file is read. A larger one is mapped, and copied page by page
+        where it is written to; it stays valid when it is removed.
+        """
+        handle = os.open(f"{self.root}/{folder}/{file}", _READ)
+        try:
+            data = os.read(handle, _SMALL + 1)
+            if len(data) > _SMALL:
+                return memoryview(mmap.mmap(handle, 0, access=mmap.ACCESS_COPY))
+            return memoryview(data)
+        finally:
+            os.close(handle)
 
     def files(self, folder: str) -> list[str]:
         """Return the names of all files of a workflow, in no order; hidden ones are left out."""
@@ -189,24 +205,18 @@ class Source:
         Its file descriptor.
     """
 
-    __slots__ = ("_handle", "mtime", "size")
+    __slots__ = ("_handle", "size")
 
     def __init__(self, handle: int) -> None:
-        status = os.fstat(handle)
         self._handle = handle
-        self.size = status.st_size
-        self.mtime = status.st_mtime_ns
+        self.size = os.fstat(handle).st_size
 
     def tail(self, size: int) -> bytes:
         """Return the last `size` bytes, all of them if there are fewer."""
         return os.pread(self._handle, size, max(0, self.size - size))
 
-    def map(self) -> memoryview:
-        """Return the whole file as memory, copied page by page where it is written to; valid after it is closed."""
-        return memoryview(mmap.mmap(self._handle, 0, access=mmap.ACCESS_COPY)) if self.size else memoryview(b"")
-
     def close(self) -> None:
-        """Close the file; what was mapped stays valid."""
+        """Close the file."""
         os.close(self._handle)
 
     def __enter__(self) -> Source:

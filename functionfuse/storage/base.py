@@ -242,8 +242,7 @@ class Storage:
         folder, file = self._find(workflow_name, task_name)
         try:
             while True:
-                with self._open(folder, file) as source:
-                    blob = _blob.read_blob(source)
+                blob = _blob.read_blob(self._loaded(folder, file))
                 try:
                     return Restored(self._load(blob, folder), blob.footer)
                 except SideFileMissing as error:
@@ -465,6 +464,12 @@ class Storage:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise TaskNotFound(f"nothing is stored there ({self._place.path(folder, file)})") from error
 
+    def _loaded(self, folder: str, file: str) -> memoryview:
+        try:
+            return self._place.load(folder, file)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise TaskNotFound(f"nothing is stored there ({self._place.path(folder, file)})") from error
+
     def _load(self, blob: _blob.Blob, folder: str) -> Any:
         footer = blob.footer
         if footer is not None and (footer.plain or len(footer.record["serializers"]) == 1):
@@ -488,9 +493,17 @@ class Storage:
         with source:
             footer = _blob.peek_footer(source)
             known = footer.record if footer else {}
-            pids = _pids(source) if footer is None or len(known["serializers"]) > 1 else []
+            pids = self._pids(folder, file) if footer is None or len(known["serializers"]) > 1 else []
         side = self._place.side_folder(folder, known.get("blob_id", ""))
         return _Present(known, record.size_of(source.size, known), pids, side, footer is None)
+
+    def _pids(self, folder: str, file: str) -> list[tuple[str, Any]]:
+        try:
+            blob = _blob.read_blob(self._place.load(folder, file))
+            return _codec.persistent_ids(blob.stream, blob.buffers)
+        except Exception as error:  # whatever is wrong with a result that goes away, it goes away
+            _log.warning("a damaged result goes, of which it is not known which side files go with it: %s", str(error))
+            return []
 
     def _forget(self, present: _Present, folder: str, file: str) -> None:
         """Delete the side files of a result that was overwritten or removed."""
@@ -534,15 +547,6 @@ def _removal(present: _Present, names_fields: str) -> str:
 def _event(event: str, event_id: str, fields: str) -> str:
     moment = record.utc_text(time.time())
     return f'{{"event":"{event}","event_id":"{event_id}","time":"{moment}",{fields},{record.machine_fields()}}}'
-
-
-def _pids(source: Source) -> list[tuple[str, Any]]:
-    try:
-        blob = _blob.read_blob(source)
-        return _codec.persistent_ids(blob.stream, blob.buffers)
-    except Exception as error:  # whatever is wrong with a result that goes away, it goes away
-        _log.warning("a damaged result goes, of which it is not known which side files go with it: %s", str(error))
-        return []
 
 
 def _checked(what: str, name: str) -> str:
