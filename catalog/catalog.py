@@ -27,6 +27,8 @@ class Catalog:
     ----------
     path : str or path-like
         The storage's folder.
+    must_exist : bool
+        Whether a folder that is not there is an error, or a storage in which nothing was saved yet.
 
     Notes
     -----
@@ -35,9 +37,9 @@ class Catalog:
     Safe to use from several threads; survives `fork` and pickling.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = True) -> None:
         self.path = os.path.abspath(os.path.expanduser(os.fspath(path)))
-        self._index = Index(self.path)
+        self._index = Index(self.path, must_exist)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Catalog:

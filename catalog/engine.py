@@ -47,7 +47,12 @@ def renew() -> None:
 def relation(table: pa.Table) -> duckdb.DuckDBPyRelation:
     """Return `table` as a relation that is its own: it holds no lock and blocks no other."""
     with _lock:
-        return _instance("answers").cursor().from_arrow(table)
+        cursor = _instance("answers").cursor()
+        answer = cursor.from_arrow(table)
+        if answer.columns == table.column_names:
+            return answer
+        # DuckDB 1.5 tells equal names apart, as a join of two tables has them, and then looks them up in Arrow in vain.
+        return cursor.from_arrow(table.rename_columns(answer.columns))
 
 
 def _instance(name: str) -> duckdb.DuckDBPyConnection:

@@ -22,6 +22,9 @@ def write_parquet(table: pa.Table, destination: str) -> None:
     """
     import pyarrow.parquet as pq
 
+    folder = os.path.dirname(destination) or "."
+    if not os.path.isdir(folder):
+        raise ExportRefused(f"{destination} cannot be written: there is no folder {folder}; make it first")
     temporary = os.path.join(os.path.dirname(destination), f".{new_id()}.tmp")
     try:
         pq.write_table(table, temporary, compression="zstd")

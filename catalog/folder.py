@@ -188,7 +188,8 @@ def _found_older(handle: int, folder: str, file: str, status: os.stat_result) ->
     if head != b"\x80" or len(tail) <= _SHA1_SIZE or tail[:1] != b".":
         raise Unreadable
     checksum = tail[1:]
-    blob_id = id_at(status.st_mtime_ns // 1_000_000, _digest(folder, file, checksum))
+    modified = max(0, status.st_mtime_ns)  # an id tells of no time before 1970
+    blob_id = id_at(modified // 1_000_000, _digest(folder, file, checksum))
     line = {
         "event": "save",
         "format": 0,
@@ -196,7 +197,7 @@ def _found_older(handle: int, folder: str, file: str, status: os.stat_result) ->
         "blob_id": blob_id,
         "workflow": _name(folder, folder),
         "task": _name(file, file),
-        "saved_at": utc_text(status.st_mtime),
+        "saved_at": utc_text(modified / 1e9),
         "checksum": f"sha1:{checksum.hex()}",
         "serializers": ["pickle"],
     }

@@ -48,10 +48,13 @@ class Index:
     ----------
     root : str
         The storage's folder, absolute.
+    must_exist : bool
+        Whether a folder that is not there is an error, or a storage in which nothing was saved yet.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, must_exist: bool) -> None:
         self._folder = Folder(root)
+        self._must_exist = must_exist
 
     @contextmanager
     def question(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, Refreshed]]:
@@ -67,7 +70,7 @@ class Index:
         CatalogUnusable
             If there is no storage, or neither its index nor a private one can be used.
         """
-        with self._fresh() as (_, _, refreshed):
+        with self._fresh() as (_, refreshed):
             yield instance(), refreshed
 
     def answer(self, query: str, parameters: Parameters, limits: Limits) -> pa.Table:
@@ -95,16 +98,15 @@ class Index:
             If it is no reading query, or takes too much.
         """
         box.check(query)
-        with self._fresh() as (path, lock, _):
+        with self._fresh() as (path, _):
             _detach(instance())
-            fcntl.flock(lock, fcntl.LOCK_SH)  # a query may take long: others may read meanwhile
             return box.run(path, query, parameters, limits)
 
     @contextmanager
-    def _fresh(self) -> Iterator[tuple[str, int, Refreshed]]:
+    def _fresh(self) -> Iterator[tuple[str, Refreshed]]:
         """Lock, attach and refresh the storage's index; where that cannot be, a private one."""
         root = self._folder.root
-        if not os.path.isdir(root):
+        if self._must_exist and not os.path.isdir(root):
             raise CatalogUnusable(f"there is no storage at {root}")
         with engine(), ExitStack() as stack:
             storage = _identity_of(root)
@@ -115,17 +117,18 @@ class Index:
                 return
             except _Held as reason:
                 stack.close()
-                _report_once(root, str(reason))
+                if os.path.isdir(root):
+                    _report_once(root, str(reason))
             try:
                 yield self._enter(stack, _private_path(root, storage), storage)
             except _Held as reason:
                 raise CatalogUnusable(f"the catalog of {root} cannot be asked: {reason}") from reason
 
-    def _enter(self, stack: ExitStack, path: str, storage: str) -> tuple[str, int, Refreshed]:
-        lock = stack.enter_context(_alone(f"{path}.lock"))
+    def _enter(self, stack: ExitStack, path: str, storage: str) -> tuple[str, Refreshed]:
+        stack.enter_context(_alone(f"{path}.lock"))
         refreshed = _attach_fresh(path, storage, self._folder)
         stack.callback(lambda: _detach(instance()))
-        return path, lock, refreshed
+        return path, refreshed
 
 
 class _Held(Exception):
@@ -163,12 +166,12 @@ def _private_path(root: str, storage: str) -> str:
 
 
 @contextmanager
-def _alone(path: str) -> Iterator[int]:
+def _alone(path: str) -> Iterator[None]:
     """Hold the lock between the processes that ask questions."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         _lock(handle, path)
-        yield handle
+        yield
     finally:
         os.close(handle)
 
@@ -264,7 +267,7 @@ def _detach(connection: duckdb.DuckDBPyConnection) -> None:
 
     try:
         _run(connection, "USE memory")
-        _run(connection, f"DETACH {INDEX}")
+        _run(connection, f"DETACH DATABASE IF EXISTS {INDEX}")  # a boxed query has detached it already
     except duckdb.Error as error:
         _log.debug("the DuckDB connection is given up: %s", error)
         renew()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import os
@@ -12,7 +11,8 @@ import sys
 import textwrap
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ import pytest
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import StaleResult, StaleResultWarning
-from functionfuse.storage._places import LocalPlace
 from functionfuse.storage.filestorage import FileStorage
 
 CALLS: list[str] = []
@@ -104,6 +103,27 @@ def changed(warned: list[str]) -> list[str]:
     return reasons.split("; ")
 
 
+_watched: list[tuple[str, list[str]]] = []
+
+
+def _note_open(event: str, args: tuple[Any, ...]) -> None:
+    if event == "open" and _watched and isinstance(args[0], str):
+        folder, name = os.path.split(args[0])
+        if folder == _watched[-1][0]:
+            _watched[-1][1].append(name)
+
+
+sys.addaudithook(_note_open)
+
+
+@contextmanager
+def opened_below(folder: Path) -> Iterator[list[str]]:
+    """Return the list of the files that are opened in a folder, as the interpreter itself reports them."""
+    _watched.append((str(folder), []))
+    yield _watched[-1][1]
+    _watched.pop()
+
+
 # What is warned of
 
 
@@ -140,20 +160,25 @@ def test_a_renamed_function_is_the_same(storage: FileStorage) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
-        (fit("a", 0.1), fit("a", 0.2), "argument 'rate' was 0.1 and is 0.2"),
-        (fit("a", 1), fit("b", 1), "argument 'data' was 'a' and is 'b'"),
-        (fit("a", 1), fit("a", True), "argument 'rate' was 1 and is True"),
-        (fit("a", rate=1), fit("a", rate=None), "argument 'rate' was 1 and is None"),
-        (fit("a", 1, 2, 3), fit("a", 1, 2, 4), "argument '*3' was 3 and is 4"),
-        (fit("a", loss="l1"), fit("a", loss="l2"), "argument 'loss' was 'l1' and is 'l2'"),
-        (fit("a"), fit("a", 3), "argument 'rate' was not given and is 3"),
-        (fit("a", loss="l1"), fit("a"), "argument 'loss' was 'l1' and is not given"),
+        (("a", 0.1), ("a", 0.2), "argument 'rate' was 0.1 and is 0.2"),
+        (("a", 1), ("b", 1), "argument 'data' was 'a' and is 'b'"),
+        (("a", 1), ("a", True), "argument 'rate' was 1 and is True"),
+        (("a", {"rate": 1}), ("a", {"rate": None}), "argument 'rate' was 1 and is None"),
+        (("a", 1, 2, 3), ("a", 1, 2, 4), "argument '*3' was 3 and is 4"),
+        (("a", {"loss": "l1"}), ("a", {"loss": "l2"}), "argument 'loss' was 'l1' and is 'l2'"),
+        (("a",), ("a", 3), "argument 'rate' was not given and is 3"),
+        (("a", {"loss": "l1"}), ("a",), "argument 'loss' was 'l1' and is not given"),
     ],
 )
 def test_a_changed_argument_is_named(storage: FileStorage, before: Any, after: Any, reason: str) -> None:
     """The warning names the argument that changed, with its value then and now where these are short."""
-    old, _ = run(storage, before.set_name("node"))
-    result, warned = run(storage, after.set_name("node"))
+
+    def node(*args: Any) -> Any:
+        kwargs = args[-1] if isinstance(args[-1], dict) else {}
+        return fit(*args[: len(args) - bool(kwargs)], **kwargs).set_name("node")
+
+    old, _ = run(storage, node(*before))
+    result, warned = run(storage, node(*after))
     assert result == old
     assert changed(warned) == [f"'node': {reason}"]
 
@@ -170,29 +195,31 @@ def test_a_large_argument_is_named_without_its_value(storage: FileStorage) -> No
 def test_the_argument_beside_a_container_of_nodes_is_named(storage: FileStorage) -> None:
     """Where the parents in a list are not read, the list does not pass for what has changed."""
     for rate, expected in ((1, []), (2, ["'node': argument 'rate' was 1 and is 2"])):
-        node = fit([load("a").set_name("load"), {"k": load("b").set_name("more")["k":]}], rate).set_name("node")
+        node = fit([load("a").set_name("load"), {"k": load("b").set_name("more")[0]}], rate).set_name("node")
         _, warned = run(storage, node)
         assert (changed(warned) if warned else []) == expected
 
 
 @pytest.mark.parametrize(
-    "value", [lambda load: load, lambda load: load[0], lambda load: [load], lambda load: {1: load[0]}]
+    "wrap",
+    [lambda node: node, lambda node: node[0], lambda node: [node], lambda node: {1: (node[0],)}],
+    ids=["node", "item", "in a list", "item in a tuple in a dict"],
 )
 def test_a_changed_ancestor_is_found_without_reading_it(
-    storage: FileStorage, monkeypatch: pytest.MonkeyPatch, value: Callable[[Any], Any]
+    storage: FileStorage, tmp_path: Path, wrap: Callable[[Any], Any]
 ) -> None:
     """A stored leaf is known to be stale by what its ancestors would be computed from, and is the only blob read."""
-    files: list[str] = []
-    opened = LocalPlace.open
-    monkeypatch.setattr(LocalPlace, "open", lambda self, folder, file: files.append(file) or opened(self, folder, file))
-    for path, expected in (("a", 0), ("a", 0), ("b", 1)):
-        leaf = score(fit(value(load(path).set_name("load"))).set_name("fit")).set_name("score")
-        files.clear()
-        result, warned = run(storage, leaf)
-        assert len(warned) == expected
-    assert result == ["score", [value("a:10") if value(0) != value else None, 0.1]]
+
+    def leaf(path: str) -> Any:
+        return score(fit(wrap(load(path).set_name("load"))).set_name("fit")).set_name("score")
+
+    first, _ = run(storage, leaf("a"))
+    with opened_below(tmp_path / "store" / "flow") as files:
+        assert run(storage, leaf("a")) == (first, [])
+        result, warned = run(storage, leaf("b"))
+    assert result == first
     assert changed(warned) == ["'score': a function or an argument that it was computed from has changed"]
-    assert files == ["score"]
+    assert files == ["score", "score"]
 
 
 def test_changed_code_of_an_ancestor_is_warned_of(storage: FileStorage) -> None:
@@ -245,9 +272,467 @@ def test_an_object_that_would_be_another_is_warned_of(
         model = workflow(cls)(size).set_name("model")
         for number in range(count):
             model.grow(by).set_name(f"grow{number}")
-        return score(model.grow(0).set_name("last")).set_name("leaf"), fit(model).set_name("whole")
+        return fit(model).set_name("object"), score(model.grow(0).set_name("last")).set_name("method")
 
-    run(storage, *leaves(Model, 1, 3, 1), logged="whole")
-    assert run(storage, *leaves(Model, 1, 3, 1), logged="whole") == run(storage, *leaves(Model, 1, 3, 1))[:1] + ([],)
-    _, warned = run(storage, *leaves(cls, size, by, count), logged="whole")
+    run(storage, *leaves(Model, 1, 3, 1))
+    assert run(storage, *leaves(Model, 1, 3, 1))[1] == []
+    _, warned = run(storage, *leaves(cls, size, by, count))
+    reason = "a function or an argument that it was computed from has changed"
+    assert changed(warned) == [f"'object': {reason}", f"'method': {reason}"]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_parent_that_was_computed_anew_is_warned_of(storage: FileStorage, turned: bool) -> None:
+    """A result next to a parent that is not the one it was computed from is stale, in whatever order both are read."""
+
+    def pair() -> tuple[Any, Any]:
+        top = load("a").set_name("top")
+        return (score(top).set_name("leaf"), top) if turned else (top, score(top).set_name("leaf"))
+
+    run(storage, *pair())
+    run(storage, load("a").set_name("top"), recompute="top")
+    _, warned = run(storage, *pair())
+    assert changed(warned) == ["'leaf': argument 'model' has been computed anew since"]
+    assert run(storage, *pair(), recompute="leaf")[1] == []
+    assert run(storage, *pair())[1] == []
+
+
+def test_a_parent_that_a_new_leaf_makes_anew_is_warned_of(storage: FileStorage) -> None:
+    """Where a deleted parent is computed again, for another leaf, the old leaf beside it is stale."""
+    top = load("a").set_name("top")
+    old = score(top).set_name("old")
+    run(storage, old)
+    storage.remove_task("flow", "top")
+    assert run(storage, old)[1] == []
+    _, warned = run(storage, old, score(top).set_name("new"))
+    assert changed(warned) == ["'old': argument 'model' has been computed anew since"]
+
+
+def test_what_is_computed_from_a_stale_result_stays_stale(storage: FileStorage) -> None:
+    """A result that was computed from a stale one is warned of in later runs, too, until it is computed anew."""
+    run(storage, load("a").set_name("load"))
+    _, warned = run(storage, pipeline("b"))
+    assert changed(warned) == ["'load': argument 'path' was 'a' and is 'b'"]
+    for _ in range(2):
+        result, warned = run(storage, pipeline("b"))
+        assert result == ["score", ["a:10", 0.1]]
+        assert changed(warned) == ["'score': a function or an argument that it was computed from has changed"]
+    assert run(storage, pipeline("a")) == (result, [])
+    assert run(storage, pipeline("b"), on_stale="recompute") == (["score", ["b:10", 0.1]], [])
+    assert run(storage, pipeline("b"))[1] == []
+
+
+@pytest.mark.parametrize(
+    "through",
+    [lambda node: [node], lambda node: fit(node).set_name("logged"), lambda node: workflow(Model)(node).grow(1)],
+    ids=["a list", "a node that is not stored", "an object"],
+)
+def test_staleness_passes_through_what_is_not_stored(storage: FileStorage, through: Callable[[Any], Any]) -> None:
+    """A stale result that was accepted is not forgotten in what is computed from it on the way to a stored result."""
+
+    def source(value: int) -> Any:
+        return step("source", value, func=lambda value: value)
+
+    run(storage, source(1))
+    assert run(storage, score(through(source(2))).set_name("leaf"), logged="logged", on_stale="ignore")[1] == []
+    _, warned = run(storage, score(through(source(2))).set_name("leaf"), logged="logged")
     assert changed(warned) == ["'leaf': a function or an argument that it was computed from has changed"]
+    assert run(storage, score(through(source(1))).set_name("leaf"), logged="logged")[1] == []
+
+
+def test_one_warning_a_run_names_all(storage: FileStorage) -> None:
+    """All stale results of a run are named in one warning, again in every run, and what is fresh is not named."""
+
+    def leaves(x: int) -> list[Any]:
+        return [fit("data", x).set_name("first"), score(x).set_name("second"), score("same").set_name("fresh")]
+
+    run(storage, *leaves(1))
+    for _ in range(2):
+        _, warned = run(storage, *leaves(2))
+        reasons = ["'first': argument 'rate' was 1 and is 2", "'second': argument 'model' was 1 and is 2"]
+        assert changed(warned) == reasons
+
+
+def test_the_warning_points_at_the_call_of_run(storage: FileStorage) -> None:
+    """The warning stands at the line of the user's that called `run`."""
+    run(storage, score(1).set_name("leaf"))
+    graph = LocalWorkflow(score(2).set_name("leaf"), workflow_name="flow")
+    graph.set_storage(storage)
+    with pytest.warns(StaleResultWarning, match="'leaf': argument 'model' was 1 and is 2") as caught:
+        graph.run()
+    assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
+
+
+def test_the_warning_can_be_an_error(storage: FileStorage) -> None:
+    """Where warnings are errors, the run raises StaleResultWarning, after all results are stored."""
+    run(storage, score(1).set_name("stale"))
+    graph = LocalWorkflow(score(2).set_name("stale"), load("a").set_name("new"), workflow_name="flow")
+    graph.set_storage(storage)
+    with pytest.raises(StaleResultWarning):  # as the settings of pytest have it
+        graph.run()
+    assert "new" in storage.stored("flow")
+
+
+def test_a_warning_takes_no_failures_place(storage: FileStorage) -> None:
+    """In a run that fails the caller gets the node's exception, though a stale result was used."""
+    run(storage, score(1).set_name("stale"))
+
+    def fail(value: Any) -> None:
+        raise RuntimeError("of the node")
+
+    with pytest.raises(RuntimeError, match="of the node"):
+        run(storage, step("fails", score(2).set_name("stale"), func=fail))
+
+
+def test_only_what_is_handed_on_is_warned_of(storage: FileStorage) -> None:
+    """A stale result that the run neither needs nor computes anew is not spoken of."""
+    run(storage, pipeline("a"))
+    storage.remove_task("flow", "score")
+    storage.remove_task("flow", "fit")
+    assert changed(run(storage, pipeline("b"))[1]) == ["'load': argument 'path' was 'a' and is 'b'"]
+    assert run(storage, pipeline("c"), recompute="load") == (["score", ["c:10", 0.1]], [])
+
+
+# What is not warned of
+
+
+class NoFingerprint:
+    """A value that cannot be taken apart, but pickled: different each time."""
+
+    def __init__(self) -> None:
+        self.key = os.urandom(8)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if sys._getframe(1).f_globals["__name__"].startswith("functionfuse.fingerprint"):
+            raise TypeError("no fingerprint of this")
+        return NoFingerprint, ()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [threading.Lock, lambda: (x for x in [1]), NoFingerprint, lambda: [threading.Lock()]],
+    ids=["lock", "generator", "object", "in a list"],
+)
+def test_an_unknown_argument_is_recorded_as_unknown_and_not_warned_of(
+    storage: FileStorage, make: Callable[[], Any]
+) -> None:
+    """An argument without a fingerprint is null in `inputs`, and another one of its kind raises no alarm."""
+
+    def count(unknown: Any, known: Any) -> Any:
+        return known
+
+    for known, expected in ((1, []), (1, []), (2, ["'node': argument 'known' was 1 and is 2"])):
+        _, warned = run(storage, score(step("node", make(), known, func=count)).set_name("leaf"))
+        assert len(warned) == len(expected)
+        _, warned = run(storage, step("node", make(), known, func=count))
+        assert (changed(warned) if warned else []) == expected
+    footer = storage.footer("flow", "node")
+    assert footer is not None
+    assert footer.record["inputs"] == {"unknown": None, "known": "1"}
+
+
+def test_unknown_code_is_recorded_as_unknown_and_not_warned_of(storage: FileStorage) -> None:
+    """A function without Python code has no fingerprint; its arguments count all the same."""
+    run(storage, step("node", "abc", func=len))
+    assert run(storage, step("node", "abc", func=len)) == (3, [])
+    footer = storage.footer("flow", "node")
+    assert footer is not None
+    assert footer.record["code_fingerprint"] is None
+    assert changed(run(storage, step("node", "abcd", func=len))[1]) == ["'node': argument '*0' was 'abc' and is 'abcd'"]
+
+
+def test_a_result_saved_by_hand_is_not_warned_of(storage: FileStorage) -> None:
+    """What a person put under a node's name is taken as it is, as a leaf and as a parent."""
+    storage.save("flow", "load", "by hand")
+    assert run(storage, load("a").set_name("load")) == ("by hand", [])
+    result, warned = run(storage, pipeline("a"))
+    assert (result, warned) == (["score", ["by hand", 0.1]], [])
+    for mode in ("warn", "recompute", "error"):
+        assert run(storage, load("b").set_name("load"), on_stale=mode) == ("by hand", [])
+    assert changed(run(storage, pipeline("b"))[1]) == [
+        "'score': a function or an argument that it was computed from has changed"
+    ]
+
+
+def test_a_result_of_the_older_format_is_not_warned_of(storage: FileStorage, tmp_path: Path) -> None:
+    """A pickle followed by its SHA-1, as IBM Function Fuse stores results, is restored without a word."""
+    data = pickle.dumps("older")
+    (tmp_path / "store" / "flow").mkdir(parents=True)
+    (tmp_path / "store" / "flow" / "load").write_bytes(data + hashlib.sha1(data).digest())
+    for mode in ("warn", "recompute", "error", "ignore"):
+        leaf = pipeline("a")
+        expected = [["score", ["older", 0.1]], "older"]
+        assert run(storage, leaf, leaf.parents[0].parents[0], on_stale=mode) == (expected, [])
+        assert calls() == (["fit", "score"] if mode == "warn" else [])
+
+
+def test_a_closure_over_something_that_changes_is_no_false_alarm(storage: FileStorage) -> None:
+    """A function that appends to a list, counts in a variable or fills a cache outside is the same function after."""
+    seen: list[int] = []
+    cache: dict[int, int] = {}
+    count = 0
+    numbers = itertools.count()
+
+    def work(value: int) -> int:
+        nonlocal count
+        count += 1
+        seen.append(value)
+        cache[value] = next(numbers)
+        return value
+
+    for _ in range(3):
+        assert run(storage, step("node", 1, func=work)) == (1, [])
+        assert run(storage, step("another", 2, func=work), recompute=".*") == (2, [])
+    assert (count, len(seen)) == (4, 4)
+
+
+def test_arguments_are_recorded_as_they_were_given(storage: FileStorage) -> None:
+    """A function that changes its arguments does not change what is recorded of them."""
+
+    def spoil(values: list[int], options: dict[str, int], factor: int) -> int:
+        values.append(0)
+        options.clear()
+        return factor
+
+    run(storage, step("node", [1], {"a": 1}, 2, func=spoil))
+    assert run(storage, step("node", [1], {"a": 1}, 2, func=spoil)) == (2, [])
+    _, warned = run(storage, step("node", [1], {"a": 1}, 3, func=spoil))
+    assert changed(warned) == ["'node': argument 'factor' was 2 and is 3"]
+
+
+# What can be done about it
+
+
+def test_recompute_computes_what_is_affected_and_nothing_else(storage: FileStorage) -> None:
+    """With "recompute" the stale results and what is computed from them are made anew, all else is restored."""
+
+    def leaves(path: str, rate: float) -> tuple[Any, ...]:
+        data, other = load(path).set_name("data"), load("other").set_name("other")
+        models = [fit(data, rate).set_name("m1"), fit(data, 9).set_name("m2"), fit(other, 9).set_name("m3")]
+        return tuple(score(model).set_name(f"s{number}") for number, model in enumerate(models, 1))
+
+    def recomputed(*leaves: Any) -> set[str]:
+        before = dict(storage.catalog.sql("SELECT task, blob_id FROM tasks").fetchall())
+        _, warned = run(storage, *leaves, on_stale="recompute")
+        assert warned == []
+        after = dict(storage.catalog.sql("SELECT task, blob_id FROM tasks").fetchall())
+        return {name for name in after if after[name] != before[name]}
+
+    run(storage, *leaves("a", 1.0))
+    assert recomputed(*leaves("a", 1.0)) == set()
+    assert recomputed(*leaves("a", 2.0)) == {"m1", "s1"}
+    assert recomputed(*leaves("b", 2.0)) == {"data", "m1", "m2", "s1", "s2"}
+    assert recomputed(leaves("c", 2.0)[2]) == set()
+    assert run(storage, *leaves("b", 2.0))[1] == []
+
+
+def test_recompute_does_not_need_what_was_deleted(storage: FileStorage) -> None:
+    """With "recompute", too, a fresh leaf does without its ancestors; deleted ones stay deleted."""
+    run(storage, pipeline())
+    storage.remove_task("flow", pattern="[lf]*")
+    calls()
+    for mode in ("recompute", "error"):
+        assert run(storage, pipeline(), on_stale=mode) == (["score", ["a.csv:10", 0.1]], [])
+    assert (calls(), sorted(storage.stored("flow"))) == ([], ["score"])
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_recompute_sees_a_parent_that_was_computed_anew(storage: FileStorage, turned: bool) -> None:
+    """What "warn" would warn of, "recompute" makes anew and "error" refuses: also where a parent is another one now."""
+    top = load("a").set_name("top")
+    middle = fit(top).set_name("middle")
+    leaf = score(middle).set_name("leaf")
+    leaves = (leaf, middle, top) if turned else (top, middle, leaf)
+    run(storage, *leaves)
+    run(storage, top, recompute="top")
+    with pytest.raises(StaleResult, match="'middle': argument 'data' has been computed anew since"):
+        run(storage, *leaves, on_stale="error")
+    calls()
+    assert run(storage, *leaves, on_stale="recompute")[1] == []
+    assert calls() == ["fit", "score"]
+    assert run(storage, *leaves, on_stale="error")[1] == []
+
+
+def test_recompute_sees_a_parent_that_is_computed_in_the_same_run(storage: FileStorage) -> None:
+    """Where a deleted parent is needed again, "recompute" makes its other children anew and "error" refuses."""
+    top = load("a").set_name("top")
+    old, new = score(top).set_name("old"), fit(top).set_name("new")
+    run(storage, old)
+    storage.remove_task("flow", "top")
+    with pytest.raises(StaleResult, match="'old': a result that it was computed from is computed anew"):
+        run(storage, old, new, on_stale="error")
+    calls()
+    assert run(storage, old, new, on_stale="recompute")[1] == []
+    assert calls() == ["load", "score", "fit"]
+
+
+def test_error_refuses_before_anything_runs(storage: FileStorage) -> None:
+    """With "error" a stale result stops the run before it begins, with names and reasons as in the warning."""
+    run(storage, pipeline("a"))
+    events = storage.catalog.sql("SELECT count(*) FROM events").fetchall()
+    calls()
+    new = load("new").set_name("new")
+    with pytest.raises(StaleResult, match=r"'score': a function or an argument .* on_stale='recompute'"):
+        run(storage, new, pipeline("b"), on_stale="error")
+    assert calls() == []
+    assert storage.catalog.sql("SELECT count(*) FROM events").fetchall() == events
+    assert run(storage, pipeline("b"), on_stale="error", recompute="load")[0] == ["score", ["b:10", 0.1]]
+    assert run(storage, pipeline("b"), on_stale="error")[1] == []
+
+
+def test_ignore_says_nothing(storage: FileStorage) -> None:
+    """With "ignore" stored results are handed back as they are."""
+    run(storage, pipeline("a"))
+    assert run(storage, pipeline("b"), on_stale="ignore") == (["score", ["a:10", 0.1]], [])
+
+
+@pytest.mark.parametrize("mode", ["recomputed", None, True])
+def test_an_unknown_mode_is_refused(mode: Any) -> None:
+    """An `on_stale` that does not exist is a ValueError that shows it and those that do."""
+    with pytest.raises(ValueError, match=rf"on_stale={mode!r}: it is one of 'warn', 'recompute', 'error', 'ignore'"):
+        LocalWorkflow(load("a"), workflow_name="flow", on_stale=mode)
+
+
+def test_a_replaced_function_counts(storage: FileStorage) -> None:
+    """The function that `replace_func` puts in is the one whose code is compared."""
+
+    def graph(func: Callable[..., Any] | None) -> Any:
+        node = load("a").set_name("load")
+        made = LocalWorkflow(score(node).set_name("leaf"), node, workflow_name="flow")
+        made.set_storage(storage)
+        if func:
+            made.replace_func(node, func)
+        return made
+
+    def other(path: str) -> str:
+        return "other"
+
+    graph(other).run()
+    assert graph(other).run() == [["score", "other"], "other"]
+    with pytest.warns(StaleResultWarning, match="'load': its function has changed") as caught:
+        graph(None).run()
+    assert "'leaf': a function or an argument that it was computed from has changed" in str(caught[0].message)
+
+
+# In another process
+
+SCRIPT = """
+import dataclasses, enum, functools, sys
+import numpy as np
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
+from functionfuse.storage.filestorage import FileStorage
+
+class Colour(enum.Enum):
+    RED = 1
+
+@dataclasses.dataclass
+class Config:
+    names: set
+    by_name: dict
+
+@workflow
+def use(*args, **kwargs):
+    return sorted({"a", "b", "c"})
+
+@workflow
+class Holder:
+    def __init__(self, *args):
+        self.args = args
+    def get(self, names):
+        return len(names)
+
+def helper(x):
+    return x in {"red", "green", "blue"}
+
+words = ["alpha", "beta", "gamma", "delta"]
+nodes = [
+    use(set(words), frozenset(words), {word: {word} for word in words}),
+    use({frozenset(words): (1, {*words})}, names={"x": set(words)}),
+    use(np.arange(6).reshape(2, 3), np.array(words), np.float32(1), np.array([set(words)], dtype=object)),
+    use(helper, len, lambda x: x in {"a", "b"}, functools.partial(helper, "red"), Colour.RED, Colour),
+    use(Config(set(words), {word: 1 for word in words}), {1, "one", 2.0, None}),
+    use([Holder(set(words)).get(set(words)), {"k": {*words}}]),
+]
+if sys.argv[2] == "estimators":
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    forest = RandomForestClassifier(2, class_weight={word: 1.0 for word in words}, random_state=0)
+    nodes.append(use(LogisticRegression(C=0.5), make_pipeline(StandardScaler(), forest), RandomForestClassifier))
+    nodes.append(use(LogisticRegression().fit(np.arange(8).reshape(4, 2), [0, 0, 1, 1])))
+nodes = [node.set_name(f"n{number}") for number, node in enumerate(nodes)]
+leaf = use({word: node for word, node in zip(words, nodes)}, *nodes).set_name("leaf")
+flow = LocalWorkflow(leaf, *nodes, workflow_name="flow")
+flow.set_storage(storage := FileStorage(sys.argv[1]))
+flow.run()
+print(len(nodes), *storage.catalog.sql("SELECT computed, restored FROM runs ORDER BY started DESC").fetchall()[0])
+unknown = "SELECT task FROM tasks WHERE code_fingerprint IS NULL OR inputs::VARCHAR LIKE '%null%'"
+print(storage.catalog.sql(unknown).fetchall())
+"""
+
+
+def python(script: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in another process, where warnings are errors."""
+    root = str(Path(__file__).resolve().parent.parent)
+    return subprocess.run(
+        [sys.executable, "-W", "error::functionfuse.errors.StaleResultWarning", str(script), *args],
+        env={**os.environ, "PYTHONPATH": root, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("more", ["", pytest.param("estimators", marks=pytest.mark.slow)])
+def test_another_process_raises_no_false_alarm(tmp_path: Path, more: str) -> None:
+    """Sets, dicts, arrays, functions, dataclasses and estimators have one fingerprint under every hash seed."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    outputs = []
+    for seed in ("1", "2"):
+        done = python(script, str(tmp_path / "store"), more, PYTHONHASHSEED=seed)
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout.split())
+    count = 8 if more else 6  # of nodes, beside which there are the leaf, a constructor and a method
+    assert outputs == [[f"{count}", f"{count + 3}", "0", "[]"], [f"{count}", "0", f"{count + 1}", "[]"]]
+
+
+def test_an_edited_script_is_told(tmp_path: Path) -> None:
+    """A script that is edited and run again warns on standard error; edits that change nothing do not."""
+    source = textwrap.dedent("""
+        import sys
+        from functionfuse import workflow
+        from functionfuse.backends.builtin.localback import LocalWorkflow
+        from functionfuse.storage.filestorage import FileStorage
+
+        def rate():
+            return 1
+
+        @workflow
+        def fit(data):
+            return data * rate()
+
+        flow = LocalWorkflow(fit(2), workflow_name="flow")
+        flow.set_storage(FileStorage(sys.argv[1]))
+        print(flow.run())
+    """)
+    script = tmp_path / "script.py"
+    harmless = source.replace("def fit(data):", "def fit(data):\n    'Now with a docstring.'\n    # and a comment")
+    for text, warned in ((source, False), (harmless, False), (source.replace("return 1", "return 3"), True)):
+        script.write_text(text)
+        done = subprocess.run(
+            [sys.executable, str(script), str(tmp_path / "store")],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert done.stdout == "2\n"
+        assert ("StaleResultWarning" in done.stderr) is warned
+    assert "'fit_0000': its function has changed" in done.stderr
+    assert "script.py:" in done.stderr

@@ -26,8 +26,9 @@ from functionfuse.testing import Buffer, Note, NoteSerializer, SerializerContrac
 
 
 def files_below(path: Path) -> dict[str, bytes]:
-    """Return the bytes of every file below a folder, but those of the catalog."""
-    found = [each for each in path.rglob("*") if each.is_file() and ".catalog" not in each.relative_to(path).parts]
+    """Return the bytes of every file below a folder, temporary ones too, but not those of the catalog."""
+    kept = [each for each in path.rglob("*") if each.is_file() and ".catalog" not in each.relative_to(path).parts]
+    found = [*kept, *(each for each in path.glob(".catalog/tmp/**/*") if each.is_file())]
     return {str(each.relative_to(path)): each.read_bytes() for each in found}
 
 
@@ -66,8 +67,9 @@ class TestFileStorage(StorageContract):
         return lambda: ways[next(calls) % 2]()
 
     def blobs(self, storage: Storage) -> dict[str, bytes]:
-        """Every file of a workflow's folder, hidden ones too: there must be none."""
-        found = (each for each in self.root.glob("*/*") if each.is_file() and each.parent.name != ".catalog")
+        """Every file of a workflow's folder, and hidden and temporary ones: there must be none."""
+        kept = (each for each in self.root.glob("*/*") if each.is_file() and each.parent.name != ".catalog")
+        found = (*kept, *(each for each in self.root.glob(".catalog/tmp/**/*") if each.is_file()))
         return {str(each): each.read_bytes() for each in found}
 
     def put(self, storage: Storage, key: str, data: bytes) -> None:

@@ -192,7 +192,7 @@ class Provenance:
             return None if None in keys else f"{of_node(item.node)}{''.join(f'[{key}]' for key in keys)}"
 
         def of_object(stand_in: StandIn) -> str:
-            return "|".join(map(of_node, stand_in._nodes()))
+            return of_node(stand_in._nodes()[0])  # the methods that were called until then are in the node's `after`
 
         return {Node: of_node, Item: of_item, StandIn: of_object}
 

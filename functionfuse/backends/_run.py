@@ -95,6 +95,7 @@ class Run:
         self._results: dict[Node, Any] = {}
         self._footers: dict[Node, Footer] = {}
         self.run_id = new_id()
+        self._noted: BaseException | None = None
         self.computed = 0
         self.restored = 0
 
@@ -133,8 +134,8 @@ class Run:
 
     def _draft(self) -> Plan:
         """Decide from the leaves up: what is stored is restored, what is not needs its parents."""
-        leaves = [node for leaf in self._workflow.leaves for node in leaf._nodes()]
-        uses = Counter(leaves)
+        # What a stand-in among the leaves meant when the workflow was made: methods may have been called on it since.
+        uses = Counter(self._workflow._roots)
         compute, restore = [], set()
         for node in reversed(self._nodes):
             if node not in uses:
@@ -240,7 +241,11 @@ class Run:
     def _restore(self, node: Node) -> Any:
         assert self._storage is not None
         assert self._provenance is not None
-        restored = self._storage.restore(self._name, node.get_name())
+        try:
+            restored = self._storage.restore(self._name, node.get_name())
+        except Exception as error:
+            self._note_failure(node, error)
+            raise
         self.restored += 1
         if restored.footer is not None:
             self._footers[node] = restored.footer
@@ -292,6 +297,9 @@ class Run:
             self._storage.note(event, self._name, self.run_id, {"backend": self._settings.backend, **details})
 
     def _note_failure(self, node: Node, error: BaseException) -> None:
+        if error is self._noted:  # on its way from a parent that could not be read
+            return
+        self._noted = error
         place = f"node {node.get_name()!r} of workflow {self._name!r}"
         with _nothing_hidden(f"the failure of {place} could not be noted"):
             add_note(error, f"in {place}")
@@ -299,7 +307,7 @@ class Run:
         if self._storage is not None:
             with _nothing_hidden(f"the failure of {place} could not be recorded"):
                 lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-                details = {"error": repr(error), "traceback": lines[-_LONGEST_TRACEBACK:]}
+                details = {"error": repr(error)[:_LONGEST_TRACEBACK], "traceback": lines[-_LONGEST_TRACEBACK:]}
                 self._storage.note("task-failed", self._name, self.run_id, details, node.get_name())
 
 

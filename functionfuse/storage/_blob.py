@@ -106,7 +106,7 @@ class BlobWriter:
     def publish(self, file: str) -> None:
         """Put the blob into its place, over the one that is there."""
         assert self._file is not None, "finish comes first"
-        self._file.publish(self._place.path(self._folder, file))
+        self._place.publish(self._file, self._folder, file)
 
     def discard(self) -> None:
         """Delete the hidden file and the side files, unless the blob is published already.

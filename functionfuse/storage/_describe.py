@@ -10,6 +10,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 from catalog.names import to_text
@@ -39,20 +40,27 @@ def describe(obj: Any) -> str:
         small scalar or JSON-like container, ``summary`` where nothing is known.
     """
     cls = type(obj)
-    scalar = _SCALARS.get(cls)
-    if scalar is not None and (text := scalar(obj)) is not None:
-        return f'"type":"{cls.__name__}","summary":null,"value":{text},"packages":{{}}'
     try:
+        scalar = _SCALARS.get(cls)
+        if scalar is not None and (text := scalar(obj)) is not None:
+            return f'"type":"{cls.__name__}","summary":null,"value":{text},"packages":{{}}'
         return _describe(obj, cls)
     except Exception:  # an object of any class may do anything when it is looked at
         _log.debug("no summary of a %s", cls, exc_info=True)
-        return fragment(type=type_name(cls), summary=None, value=None, packages={})
+        return fragment(type=_safe_type_name(cls), summary=None, value=None, packages={})
 
 
 def type_name(cls: type) -> str:
     """Return the name of a type with its module, builtins without."""
     name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
     return to_text(name)
+
+
+def _safe_type_name(cls: type) -> str | None:
+    try:
+        return type_name(cls)
+    except Exception:  # a metaclass may do anything too
+        return None
 
 
 def _describe(obj: Any, cls: type) -> str:
@@ -83,7 +91,8 @@ def _not_finite(number: float) -> str:
 
 
 def _str(text: str) -> str | None:
-    return _to_json(to_text(text)) if len(text) <= LONGEST // 6 else None
+    # A character takes 18 at most: a lone surrogate becomes an escaped mark and six digits.
+    return _to_json(to_text(text)) if len(text) <= LONGEST // 18 else None
 
 
 _SCALARS: dict[type, Callable[[Any], str | None]] = {
@@ -152,9 +161,12 @@ def _summary(obj: Any, cls: type) -> dict[str, Any] | None:
 def _array(array: Any) -> dict[str, Any]:
     found = {"shape": list(array.shape), "dtype": str(array.dtype), "bytes": int(array.nbytes)}
     if array.dtype.kind in "iuf" and 0 < array.size <= _MOST_STATISTICS:
-        for name in ("min", "max", "mean"):
-            number = getattr(array, name)().item()
-            found[name] = number if math.isfinite(number) else _not_finite(number)
+        import numpy as np
+
+        with np.errstate(all="ignore"):  # the mean of infinities is a summary, not a mistake to warn of
+            for name in ("min", "max", "mean"):
+                number = getattr(array, name)().item()
+                found[name] = number if math.isfinite(number) else _not_finite(number)
     return found
 
 
@@ -185,7 +197,7 @@ def _chunks(chunks: Iterable[Iterable[float]]) -> list[list[int | None]]:
 
 
 def _mapping(mapping: dict[Any, Any]) -> dict[str, Any]:
-    keys = [to_text(key) for key in list(mapping)[:50] if type(key) is str]
+    keys = [to_text(key) for key in islice(mapping, 50) if type(key) is str]
     return {"length": len(mapping), "keys": keys}
 
 

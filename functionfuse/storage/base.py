@@ -327,7 +327,7 @@ class Storage:
         if self._catalog is None:
             from catalog import Catalog  # on use: saving and reading need none of it
 
-            self._catalog = Catalog(self._place.root)
+            self._catalog = Catalog(self._place.root, must_exist=False)
         return self._catalog
 
     # Removing
@@ -352,6 +352,8 @@ class Storage:
             If neither a task nor a pattern is given.
         """
         if pattern is not None:
+            if not isinstance(pattern, str):
+                raise TypeError(f"a pattern is a string such as 'fit_*', not {pattern!r}")
             match = re.compile(fnmatch.translate(pattern)).match
             for name, (folder, file) in self._names(workflow_name).items():
                 if match(name):

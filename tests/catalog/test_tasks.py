@@ -201,8 +201,10 @@ def test_the_columns_of_a_save(storage: FileStorage) -> None:
 
 
 def test_the_types_of_the_columns(kept: FileStorage) -> None:
-    """The columns have the types that the schema says, but for JSON and UUID nothing is text that should not be."""
-    found = {name: str(type) for name, type in zip(kept.catalog.tasks().columns, kept.catalog.tasks().types, strict=True)}
+    """The columns have the types that the schema says; JSON and UUID may be text."""
+    found = {
+        name: str(type) for name, type in zip(kept.catalog.tasks().columns, kept.catalog.tasks().types, strict=True)
+    }
     assert found["saved_at"] == "TIMESTAMP"
     assert {found[name] for name in ("size", "pid")} == {"BIGINT"}
     assert {found[name] for name in ("serializers", "parents")} == {"VARCHAR[]"}
@@ -239,7 +241,9 @@ def test_an_overwrite_changes_the_row(storage: FileStorage) -> None:
     assert row["blob_id"] > before[0]["blob_id"]
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "nul\0", "\n", "%41", "%", "emoji 😀", "\udc80", "x" * 300, "bigdata"])
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", ".hidden", "nul\0", "\n", "%41", "%", "emoji 😀", "\udc80", "x" * 300, "bigdata"]
+)
 def test_awkward_names_are_rows(storage: FileStorage, name: str) -> None:
     """A name that no file can have is one row, and is found by itself."""
     storage.save(name, name, 1)

@@ -48,6 +48,8 @@ class LocalWorkflow(BaseWorkflow):
 
     def set_storage(self, storage: Storage | None) -> None:
         """Keep the results of function nodes in `storage`, and read those that are there; None keeps nothing."""
+        if storage is not None and not isinstance(storage, Storage):
+            raise TypeError(f"set_storage takes a storage, as storage_factory({{...}}) returns it, not {storage!r}")
         self._storage = storage
 
     def log_nodes(self, regex: str | re.Pattern[str]) -> None:
