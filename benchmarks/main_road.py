@@ -7,6 +7,7 @@ file and a rename; it knows no graph, no catalog and no checksum.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import diskcache
 import joblib
 from measuring import Times, microseconds, read_bare, save_bare, show
 
+from catalog.journal import journal_of
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage import storage_factory
@@ -87,15 +89,19 @@ def run(folder: Path, rounds: int) -> None:
     first: dict[str, Times] = {shape: defaultdict(list) for shape in SHAPES}
     second: dict[str, Times] = {shape: defaultdict(list) for shape in SHAPES}
     build: Times = defaultdict(list)
+    journal: Times = defaultdict(list)
     for number in range(rounds):
         for shape in SHAPES:
             one_round(str(folder / f"{number}-{shape}"), shape, first[shape], second[shape])
         build_graphs(build)
+        write = partial(write_lines, str(folder / f"{number}-journal"))
+        journal["a line of 700 bytes"].append(microseconds(write, NODES))
     for shape in SHAPES:
         show(f"First run, {shape} of {NODES:,} nodes", first[shape], "floor")
     show("Second run, chain with a stored leaf", second["chain"], "first run")
     show(f"Second run, {NODES:,} stored leaves", second["fan-out"], "read and unpickle")
     show("Building the graph", build, f"chain of {NODES:,}")
+    show("The journal's share of a save", journal, "a line of 700 bytes")
 
 
 def one_round(folder: str, shape: str, first: Times, second: Times) -> None:
@@ -112,6 +118,14 @@ def one_round(folder: str, shape: str, first: Times, second: Times) -> None:
     else:
         second["read and unpickle"].append(microseconds(lambda: bare_second(f"{folder}-bare"), NODES))
     second["functionfuse"].append(microseconds(local.run, NODES))
+
+
+def write_lines(folder: str) -> None:
+    """Write as many lines to a journal as a run does."""
+    journal = journal_of(folder)
+    line = "x" * 699
+    for _ in range(NODES):
+        journal.append(line)
 
 
 def build_graphs(build: Times) -> None:

@@ -67,23 +67,26 @@ class Fold:
     def refresh(self) -> Refreshed:
         """Fold in all that is new."""
         known = dict(self._rows("SELECT name, position FROM segments"))
+        unended = 0
         for name, size in self._folder.segments():
             if size > known.get(name, 0):
-                self._fold_segment(name, known.get(name))
-        self._settle(self._pairs("SELECT DISTINCT workflow, task FROM pending"))
+                unended += self._fold_segment(name, known.get(name)) < size
+        self._settle(self._doubtful())
         self._look_through_folders()
         torn = self._rows("SELECT coalesce(sum(torn), 0) FROM segments")[0][0]
-        return Refreshed(self._events, int(torn))
+        return Refreshed(self._events, int(torn) + unended)
 
     # Journal
 
-    def _fold_segment(self, segment: str, position: int | None) -> None:
+    def _fold_segment(self, segment: str, position: int | None) -> int:
+        """Fold a segment from a position on; return the one behind its last whole line."""
         if position is None:
             self._run("INSERT INTO segments VALUES (?, 0, 0)", segment)
         for data, end in self._folder.lines(segment, position or 0, _CHUNK):
             self._fold_lines(segment, data, position or 0)
             position = end
             self._run("UPDATE segments SET position = ? WHERE name = ?", end, segment)
+        return position or 0
 
     def _fold_lines(self, segment: str, data: bytes, position: int) -> None:
         # Lines are ASCII: what is not was damaged, and must not pass as text that was mended.
@@ -107,18 +110,44 @@ class Fold:
             """INSERT INTO pending SELECT event_id, event, workflow, task, segment
             FROM (SELECT * FROM batch ORDER BY position DESC LIMIT 1) WHERE event IN ('save', 'remove')"""
         )
+        # What was replaced had come true, in whatever order the lines of the two are read.
+        self._run(
+            """DELETE FROM pending WHERE event_id IN
+            (SELECT replaces FROM history WHERE event_id > (SELECT min(event_id) FROM pending))"""
+        )
 
     def _take_batch(self) -> None:
         """Add the new events of the batch to the history, and bring the names that they concern up to date."""
         self._insert_batch()
-        self._run("DELETE FROM pending WHERE event_id IN (SELECT replaces FROM batch)")
         for (workflow,) in self._rows("SELECT DISTINCT workflow FROM batch WHERE workflow IS NOT NULL"):
-            self._run("UPDATE folders SET dirty = true WHERE folder = ? AND NOT dirty", encode(from_text(workflow)))
+            self._mark_dirty(encode(from_text(workflow)))
         competing = self._pairs(_COMPETING)
         self._run(_LATEST)
         self._settle(competing)
 
+    def _mark_dirty(self, folder: str) -> None:
+        # A folder that is not there gets its row too: lines may tell of what was deleted with the whole folder.
+        if not self._rows("SELECT 1 FROM folders WHERE folder = ?", folder):
+            self._run("INSERT INTO folders VALUES (?, NULL, false, true, 0, 0)", folder)
+        self._run("UPDATE folders SET dirty = true WHERE folder = ? AND NOT dirty", folder)
+
     # Blobs
+
+    def _doubtful(self) -> Iterator[tuple[str, str]]:
+        """Yield the names with pending events, but those under which just the listed blob is.
+
+        Of the last save of a killed writer nobody ever learns more: it costs every question one look, no writing.
+        """
+        for workflow, task, listed, is_open in self._rows(_PENDING):
+            if is_open or self._id_at(workflow, task) != listed:
+                yield workflow, task
+
+    def _id_at(self, workflow: str, task: str) -> str | None:
+        try:
+            found = self._folder.look(from_text(workflow), from_text(task))
+        except Unreadable:
+            return None
+        return found.event_id if found else None
 
     def _settle(self, names: Iterable[tuple[str, str]]) -> None:
         """Look at the blobs of `names`, and believe them."""
@@ -136,11 +165,16 @@ class Fold:
         self._run("DELETE FROM pending WHERE event_id = ?", found.event_id)
         if not self._rows("SELECT 1 FROM history WHERE event_id = ?", found.event_id):
             self._add([found])
-        self._make_latest(workflow, task, "event_id = ?", found.event_id)
+        if self._rows("SELECT 1 FROM pending WHERE workflow = ? AND task = ? AND event = 'remove'", workflow, task):
+            self._run(_REMOVED, workflow, task, found.event_id)
+        listed = self._rows("SELECT event_id::VARCHAR FROM latest WHERE workflow = ? AND task = ?", workflow, task)
+        if listed != [(found.event_id,)]:  # writing the same again would cost every question
+            self._make_latest(workflow, task, "event_id = ?", found.event_id)
 
     def _settle_absent(self, workflow: str, task: str) -> None:
         self._run("DELETE FROM pending WHERE workflow = ? AND task = ? AND event = 'remove'", workflow, task)
-        self._make_latest(workflow, task, "event = 'remove'")
+        if self._rows("SELECT 1 FROM tasks WHERE workflow = ? AND task = ?", workflow, task):
+            self._make_latest(workflow, task, "event = 'remove'")
 
     def _make_latest(self, workflow: str, task: str, condition: str, *parameters: str) -> None:
         self._run("DELETE FROM latest WHERE workflow = ? AND task = ?", workflow, task)
@@ -180,11 +214,11 @@ class Fold:
         when it is small; one in which much is being saved, now and then.
         """
         rows = self._rows("SELECT folder, mtime, settled, dirty, due, entries FROM folders")
-        known = {folder: state for folder, *state in rows}
+        known = {from_text(folder): state for folder, *state in rows}
         present = self._folder.workflows()
         for folder, mtime in present:
             before, settled, dirty, due, entries = known.pop(folder, (None, False, False, 0.0, 0))
-            if mtime == before and settled:
+            if mtime == before and settled and not dirty:
                 continue
             unexplained = mtime != before and not dirty
             if unexplained or entries <= _SMALL_FOLDER or not time.time() < due < time.time() + _LONGEST:
@@ -192,7 +226,7 @@ class Fold:
         for folder in known:  # of which nothing is left
             workflow = self._workflow_in(folder)
             self._settle(self._pairs("SELECT workflow, task FROM tasks WHERE workflow = ?", workflow))
-            self._run("DELETE FROM folders WHERE folder = ?", folder)
+            self._run("DELETE FROM folders WHERE folder = ?", to_text(folder))
 
     def _look_through(self, folder: str, mtime: int, known: tuple[object, ...]) -> None:
         began = time.time()
@@ -209,8 +243,8 @@ class Fold:
         due = now + (now - began) * _RARELY
         state = (mtime, settled, False, due, len(files))
         if state[:3] != known or len(files) > _SMALL_FOLDER:  # a question that finds nothing new writes nothing
-            self._run("DELETE FROM folders WHERE folder = ?", folder)
-            self._run("INSERT INTO folders VALUES (?, ?, ?, ?, ?, ?)", folder, *state)
+            self._run("DELETE FROM folders WHERE folder = ?", to_text(folder))
+            self._run("INSERT INTO folders VALUES (?, ?, ?, ?, ?, ?)", to_text(folder), *state)
 
     def _workflow_in(self, folder: str) -> str:
         name = decode(folder)
@@ -256,6 +290,29 @@ class Fold:
 def _without_damaged(data: bytes) -> str:
     return "\n".join(line.decode() if line.isascii() else "" for line in data.split(b"\n"))
 
+
+# Names with pending events: the save that is listed, and whether it is one of them, or a removal is.
+_PENDING = """
+    SELECT pending.workflow, pending.task, any_value(latest.event_id) FILTER (latest.event = 'save')::VARCHAR,
+           bool_or(pending.event = 'remove' OR pending.event_id = latest.event_id)
+    FROM pending LEFT JOIN latest ON latest.workflow = pending.workflow AND latest.task = pending.task
+    GROUP BY pending.workflow, pending.task
+"""
+
+# Where a blob stands, a removal came true before it unless it meant that blob, or one that was overwritten instead.
+_REMOVED = """
+    DELETE FROM pending WHERE event_id IN (
+        SELECT removal.event_id FROM history removal
+        WHERE removal.workflow = $1 AND removal.task = $2 AND removal.event = 'remove' AND NOT EXISTS (
+            SELECT 1 FROM history save
+            WHERE save.workflow = removal.workflow AND save.task = removal.task AND save.event = 'save' AND (
+                save.replaces = removal.replaces OR (save.event_id = $3 AND (
+                    save.blob_id = removal.replaces OR (removal.replaces IS NULL AND save.format = 0)
+                ))
+            )
+        )
+    )
+"""
 
 _COMPETING = """
     WITH names AS (SELECT DISTINCT workflow, task FROM batch WHERE event IN ('save', 'remove')),

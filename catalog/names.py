@@ -108,4 +108,3 @@ def _cut(encoded: str, name: str) -> str:
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     head = encoded.encode()[: _LONGEST - len(_CUT) - len(digest)].decode(errors="ignore")
     return re.sub(r"%[0-9A-F]?$", "", head) + _CUT + digest
-

@@ -135,7 +135,7 @@ _EXPRESSIONS = {
 _BATCH_FIELDS = ", ".join(_EXPRESSIONS.get(column.name, f'row."{column.name}"') for column in BATCH)
 
 #: Turns ``lines(line, segment, position)`` into rows as `BATCH` has them. A line that is no event is left out:
-#: read_ndjson would make it a row of NULLs. A save has one id and one time, its blob's.
+#: read_ndjson would make it a row of NULLs. A save has one id and one time, its blob's; it and a removal have names.
 SELECT_BATCH = f"""
     SELECT {_BATCH_FIELDS}
     FROM (
@@ -143,4 +143,5 @@ SELECT_BATCH = f"""
         FROM lines WHERE json_valid(line)
     )
     WHERE row.event IS NOT NULL AND coalesce(row.event_id, row.blob_id) IS NOT NULL
+      AND (row.event NOT IN ('save', 'remove') OR (row.workflow IS NOT NULL AND row.task IS NOT NULL))
 """

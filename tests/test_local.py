@@ -378,7 +378,10 @@ def test_a_damaged_result_is_no_miss(storage: FileStorage, tmp_path: Path) -> No
         run(parent, storage=storage)
     with pytest.raises(InvalidPickle, match="'parent' of workflow 'flow'") as caught:
         run(named("child", parent), storage=storage)
-    assert caught.value.__notes__ == ["in node 'child' of workflow 'flow'"]
+    assert caught.value.__notes__ == ["in node 'parent' of workflow 'flow'"]
+    failures = storage.catalog.sql("SELECT task, details->>'error' FROM events WHERE event = 'task-failed'").fetchall()
+    assert [task for task, _ in failures] == ["parent", "parent"]
+    assert all("InvalidPickle" in error for _, error in failures)
     assert calls() == []
 
 

@@ -592,4 +592,3 @@ _REMEDIES_BY_NUMBER = {
     errno.EISDIR: "; a folder lies where the result's file belongs: move it away",
     errno.EMFILE: "; the process holds too many open files: raise its limit (ulimit -n)",
 }
-

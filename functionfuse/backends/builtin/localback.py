@@ -35,9 +35,7 @@ class LocalWorkflow(BaseWorkflow):
     The same nodes may be run in several workflows, again, and from several threads at once.
     """
 
-    def __init__(
-        self, *leaves: Any, workflow_name: str, on_stale: str = "warn", progress: bool | None = None
-    ) -> None:
+    def __init__(self, *leaves: Any, workflow_name: str, on_stale: str = "warn", progress: bool | None = None) -> None:
         super().__init__(*leaves, workflow_name=workflow_name)
         if on_stale not in ON_STALE:
             raise ValueError(f"on_stale={on_stale!r}: it is one of {', '.join(map(repr, ON_STALE))}")
