@@ -119,17 +119,21 @@ class Fold:
     def _take_batch(self) -> None:
         """Add the new events of the batch to the history, and bring the names that they concern up to date."""
         self._insert_batch()
-        for (workflow,) in self._rows("SELECT DISTINCT workflow FROM batch WHERE workflow IS NOT NULL"):
-            self._mark_dirty(encode(from_text(workflow)))
+        workflows = self._rows("SELECT DISTINCT workflow FROM batch WHERE workflow IS NOT NULL")
+        if workflows:
+            self._mark_dirty([encode(from_text(workflow)) for (workflow,) in workflows])
         competing = self._pairs(_COMPETING)
         self._run(_LATEST)
         self._settle(competing)
 
-    def _mark_dirty(self, folder: str) -> None:
+    def _mark_dirty(self, folders: list[str]) -> None:
         # A folder that is not there gets its row too: lines may tell of what was deleted with the whole folder.
-        if not self._rows("SELECT 1 FROM folders WHERE folder = ?", folder):
-            self._run("INSERT INTO folders VALUES (?, NULL, false, true, 0, 0)", folder)
-        self._run("UPDATE folders SET dirty = true WHERE folder = ? AND NOT dirty", folder)
+        self._run(
+            """INSERT INTO folders SELECT folder, NULL, false, true, 0, 0
+            FROM (SELECT unnest(?) AS folder) ANTI JOIN folders USING (folder)""",
+            folders,
+        )
+        self._run("UPDATE folders SET dirty = true WHERE NOT dirty AND folder IN (SELECT unnest(?))", folders)
 
     # Blobs
 
@@ -235,6 +239,7 @@ class Fold:
         names = {name for _, name in self._pairs("SELECT workflow, task FROM tasks WHERE workflow = ?", workflow)}
         # Nearly every name is its own file name; only the others are encoded and decoded, one by one.
         unknown = [file for file in files - names if decode(file) is None or to_text(decode(file) or "") not in names]
+        unknown = [file for file in unknown if not _is_hidden(file, files)]
         gone = [name for name in names - files if not files.intersection(candidates(from_text(name)))]
         self._take_arrived(list(self._readable(folder, unknown)))
         self._settle([(workflow, name) for name in gone])
@@ -285,6 +290,12 @@ class Fold:
 
     def _pairs(self, sql: str, *parameters: object) -> list[tuple[str, str]]:
         return self._connection.execute(sql, list(parameters)).fetchall()
+
+
+def _is_hidden(file: str, files: set[str]) -> bool:
+    """Tell whether a file that the older format kept under the raw form of a name is hidden by its newer one."""
+    name = decode(file)
+    return name is not None and encode(name) != file and encode(name) in files
 
 
 def _without_damaged(data: bytes) -> str:

@@ -133,7 +133,7 @@ class Folder:
         try:
             with os.scandir(f"{self.root}/{folder}") as entries:
                 return [entry.name for entry in entries if entry.name[0] != "." and entry.is_file()]
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # such as lost+found
             return []
 
 

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 _FILE = "catalog.duckdb"
 _PATIENCE = 5.0  # seconds to wait for other processes' questions, nearly all of which take milliseconds
-_FOREIGN_LOCK = "Could not set lock"  # what DuckDB says where another program has the file open
+# What DuckDB says where another program has the file open, or somebody in this one.
+_FOREIGN_LOCKS = ("Could not set lock", "Unique file handle conflict")
 # A version that every supported DuckDB reads and writes.
 _STORAGE_VERSION = "v1.0.0"
 
@@ -171,7 +172,10 @@ def _alone(path: str) -> Iterator[None]:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         _lock(handle, path)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough: a child forked meanwhile has the file open too
     finally:
         os.close(handle)
 
@@ -198,7 +202,7 @@ def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
     except _Unfit as reason:
         _log.info("building the catalog's index %s anew: %s", path, reason)
     except duckdb.Error as error:
-        if _FOREIGN_LOCK in str(error):
+        if any(words in str(error) for words in _FOREIGN_LOCKS):
             raise _Held(f"another program has {path} open") from error
         _log.warning("the catalog's index %s is damaged and built anew: %s", path, error)
         renew()
@@ -216,7 +220,7 @@ class _Unfit(Exception):
 def _attach(connection: duckdb.DuckDBPyConnection, path: str, storage: str, folder: Folder) -> Refreshed:
     is_new = not os.path.exists(path)
     quoted = path.replace("'", "''")
-    _run(connection, f"ATTACH '{quoted}' AS {INDEX} (STORAGE_VERSION '{_STORAGE_VERSION}')")
+    _run(connection, f"ATTACH '{quoted}' AS {INDEX} (TYPE duckdb, STORAGE_VERSION '{_STORAGE_VERSION}')")
     try:
         _run(connection, f"USE {INDEX}")
         if is_new:

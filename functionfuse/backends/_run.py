@@ -108,9 +108,9 @@ class Run:
             Is given the nodes that have to be computed, and gives them back one by one.
         """
         plan = self._plan()
-        self._note("run-started", nodes=len(plan.compute))
         status = "failed"
         try:
+            self._note("run-started", nodes=len(plan.compute))
             for node in progress(plan.compute):
                 self._compute(node, plan)
             results = [leaf._value(self._result) for leaf in self._workflow.leaves]

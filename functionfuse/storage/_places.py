@@ -54,7 +54,7 @@ class LocalPlace:
     def make_room(self, folder: str) -> None:
         """Make the folder of a workflow, and the storage itself if it is new."""
         try:
-            os.makedirs(f"{self.root}/{folder}", exist_ok=True)
+            _make_folders(f"{self.root}/{folder}")
             ensure_identity(self.root)
             if not self._rooms:
                 self.sweep()
@@ -311,7 +311,7 @@ class SideFolder:
                 return open(path, mode)
             except FileNotFoundError as error:
                 raise SideFileMissing(f"the side file {path} is gone") from error
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _make_folders(os.path.dirname(path))
         return open(path, mode)
 
     def remove(self, filename: str) -> None:
@@ -340,6 +340,19 @@ class SideFolder:
         if not path.startswith(self.path + os.sep):
             raise ValueError(f"side file name {filename!r} leads out of {self.path}")
         return path
+
+
+def _make_folders(path: str) -> None:
+    """Make a folder and those above it, which others may be removing while they are empty."""
+    for _ in range(_PATIENCE):
+        try:
+            return os.makedirs(path, exist_ok=True)
+        except FileNotFoundError:
+            continue
+        except FileExistsError:  # of a folder that is gone again, or of a file
+            if os.path.lexists(path):
+                break
+    return os.makedirs(path, exist_ok=True)
 
 
 def _unlink_present(path: str) -> None:

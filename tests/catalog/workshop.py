@@ -15,6 +15,8 @@ from typing import Any
 from catalog import Catalog
 from functionfuse.storage.filestorage import FileStorage
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def index_of(storage: FileStorage) -> Path:
     """Return the file of a storage's index."""
@@ -99,7 +101,7 @@ def delete_catalog(storage: FileStorage) -> None:
 def run_python(program: str, *arguments: object, python: str = sys.executable) -> str:
     """Run a program in another process, and return what it printed."""
     command = [python, "-c", program, *map(str, arguments)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -108,7 +110,7 @@ def run_python(program: str, *arguments: object, python: str = sys.executable) -
 def running_python(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """Run a program beside the test: its input and output are pipes; it is killed in the end if it still runs."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             yield process
         finally:
