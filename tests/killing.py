@@ -1,7 +1,8 @@
-"""Writers that die: killed at random, killed at every step, interrupted at random. Run without DuckDB, so that forking is cheap.
+"""Writers that die: killed at random, killed at every step, interrupted at random.
 
 ``python killing.py rounds FOLDER SEED FIRST ROUNDS`` and ``python killing.py steps|interrupts FOLDER`` do the killing,
-and check by hand what is left in the folder; `test_kills` runs them and asks the catalog.
+without DuckDB, so that forking is cheap, and check by hand what is left in the folder. `test_kills` runs them and asks
+the catalog.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def kill_in_rounds(root: Path, seed: int, first: int, rounds: int) -> None:
 
 
 def check_folder(root: Path) -> None:
-    """Check that no blob is torn, no side file of a result is lost, and nothing lies in a workflow's folder that is none."""
+    """Check that no blob is torn, no side file of a result is lost, and that no workflow's folder has litter in it."""
     found = records(root)
     there, declared = side_folders(root)
     assert declared <= there
@@ -304,7 +305,7 @@ def kill_at_every_step(root: Path, scenario: Scenario) -> dict[str, Any]:
 
 # Ctrl-C
 
-TRIES = 150
+TRIES = 100
 
 
 def interrupt_at_random(root: Path, scenario: Scenario) -> dict[str, Any]:
@@ -320,7 +321,7 @@ def interrupt_at_random(root: Path, scenario: Scenario) -> dict[str, Any]:
     chance = random.Random(0)
     struck = 0
     for number in range(TRIES):
-        workflow = f"interrupted {number % 20}"
+        workflow = f"interrupted {number % 10}"
         scenario.prepare(storage, workflow)
         try:
             signal.setitimer(signal.ITIMER_REAL, 2e-6 + chance.random() * longest)
