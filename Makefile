@@ -36,7 +36,7 @@ demo: $(READY) ## run the example workflow: model selection on a real data set
 	@$(BIN)/python examples/model_selection.py
 
 test: $(READY) $(READY_OLDEST) graphviz ## run all tests, and the quick ones on the oldest DuckDB too
-	$(BIN)/python -m pytest -m "not wheel"
+	FUNCTIONFUSE_OLDEST_PYTHON=$(CURDIR)/.venv-oldest/bin/python $(BIN)/python -m pytest -m "not wheel"
 	.venv-oldest/bin/python -m pytest -m "not slow and not wheel" $(NOT_ON_OLDEST)
 
 check: lint types ## lint, types and the quick tests, in under two minutes

@@ -305,18 +305,19 @@ def kill_at_every_step(root: Path, scenario: Scenario) -> dict[str, Any]:
 
 # Ctrl-C
 
-TRIES = 100
+TRIES = 60
 
 
 def interrupt_at_random(root: Path, scenario: Scenario) -> dict[str, Any]:
     """Do the scenario many times in this process, interrupted after a random time by a signal."""
     storage = opened(root)
     allowed = scenario.allowed(storage)
-    began = time.perf_counter()
+    longest = 0.0
     for _ in range(5):
         scenario.prepare(storage, "warm up")
+        began = time.perf_counter()
         scenario.act(storage, "warm up")
-    longest = (time.perf_counter() - began) / 5
+        longest += (time.perf_counter() - began) / 5
     signal.signal(signal.SIGALRM, _interrupt)
     chance = random.Random(0)
     struck = 0
@@ -331,7 +332,7 @@ def interrupt_at_random(root: Path, scenario: Scenario) -> dict[str, Any]:
             struck += 1
         check_state(storage, workflow, allowed)
         check_folder(root)
-    assert len(left_over(root)) <= 2  # the interpreter itself may be struck between making a file and telling its name
+    assert left_over(root) == []
     return {"tries": struck}
 
 

@@ -120,6 +120,7 @@ class BlobWriter:
     def _opened(self) -> Temporary:
         if self._file is None:
             self._file = self._place.create(self._folder)
+            self._file.open()
         return self._file
 
     def _spill(self) -> None:

@@ -69,16 +69,11 @@ class LocalPlace:
             raise StorageUnusable(error.errno, message) from error
 
     def create(self, folder: str) -> Temporary:
-        """Return a new temporary file, to be written and then published in `folder`."""
+        """Return a new temporary file, to be opened, written and then published in `folder`."""
         if folder not in self._rooms:
             self.make_room(folder)
         name = _take_name()
-        path = f"{self.root}/{TEMPORARY_FOLDER}/{name}"
-        try:
-            return Temporary(os.open(path, _NEW, 0o666), path, name)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            return Temporary(os.open(path, _NEW, 0o666), path, name)
+        return Temporary(f"{self.root}/{TEMPORARY_FOLDER}/{name}", name)
 
     def sweep(self) -> None:
         """Delete temporaries that no writer can be writing any more: killed processes leave them."""
@@ -165,20 +160,27 @@ class Temporary:
 
     Parameters
     ----------
-    handle : int
-        Its file descriptor, open for writing.
     path : str
-        Where it is.
+        Where it will be.
     name : str
         Its name, which another can have when it is gone.
     """
 
-    __slots__ = ("_handle", "_name", "_path")
+    __slots__ = ("_handle", "_name", "_path", "_publishing")
 
-    def __init__(self, handle: int, path: str, name: str) -> None:
-        self._handle = handle
+    def __init__(self, path: str, name: str) -> None:
+        self._handle = -1
         self._path = path
         self._name = name
+        self._publishing = False
+
+    def open(self) -> None:
+        """Make the file; not when its name is chosen, so that an interrupt in between finds who will discard it."""
+        try:
+            self._handle = os.open(self._path, _NEW, 0o666)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            self._handle = os.open(self._path, _NEW, 0o666)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append all of `data`."""
@@ -195,6 +197,7 @@ class Temporary:
 
     def publish(self, path: str) -> None:
         """Rename the file to `path`, replacing what is there."""
+        self._publishing = True
         try:
             os.replace(self._path, path)
         except OSError as error:
@@ -221,7 +224,7 @@ class Temporary:
         try:
             os.unlink(self._path)
         except FileNotFoundError:
-            return False
+            return not self._publishing
         return True
 
 
