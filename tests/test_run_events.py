@@ -294,6 +294,16 @@ def test_a_run_without_a_storage_is_recorded_nowhere(storage: FileStorage) -> No
     assert len(runs(storage)) == 1
 
 
+def test_reading_a_result_later_is_no_run(storage: FileStorage) -> None:
+    """Asking nodes for results that are stored reads them, and is no run of its own."""
+    data = load("a").set_name("data")
+    leaf = fit(data, 1.0).set_name("leaf")
+    run(storage, leaf)
+    run(storage, leaf)
+    assert leaf.result == data.result == ["a", 10]
+    assert len(runs(storage)) == 2
+
+
 def test_what_cannot_be_run_is_no_run(storage: FileStorage) -> None:
     """A graph that is refused leaves no event."""
     storage.save("flow", "x", 1)

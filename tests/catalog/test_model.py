@@ -176,8 +176,8 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=12,
-    stateful_step_count=15,
+    max_examples=9,
+    stateful_step_count=12,
     phases=[
         Phase.generate
     ],  # a failure is shown as it was found: shrinking it, a dozen questions a time, takes minutes

@@ -75,6 +75,12 @@ def known(catalog: Catalog) -> tuple[Any, ...]:
     return task_rows(catalog), catalog.sql("FROM events ORDER BY event_id").fetchall(), runs
 
 
+@pytest.fixture(scope="module")
+def expected(filled: Path) -> tuple[Any, ...]:
+    """Return all that the catalog of the storage says."""
+    return known(Catalog.open(filled))
+
+
 def garbage(path: Path) -> None:
     """Overwrite a file with random bytes."""
     path.write_bytes(random.Random(1).randbytes(50_000))
@@ -138,9 +144,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_index_is_built_anew(full: FileStorage, filled: Path, damage: str) -> None:
+def test_a_damaged_index_is_built_anew(full: FileStorage, expected: tuple[Any, ...], damage: str) -> None:
     """Whatever happened to the index's file, the next question answers as if nothing had, and heals it."""
-    expected = known(Catalog.open(filled))
     full.list_tasks("w")
     DAMAGES[damage](index_of(full))
     assert full.list_tasks("w", "a*") == ["a", "a/b"]
@@ -149,9 +154,8 @@ def test_a_damaged_index_is_built_anew(full: FileStorage, filled: Path, damage: 
         assert connection.sql("SELECT count(*) FROM tasks").fetchall() == [(len(expected[0]),)]
 
 
-def test_a_stale_log_beside_the_index(full: FileStorage, filled: Path) -> None:
+def test_a_stale_log_beside_the_index(full: FileStorage, expected: tuple[Any, ...]) -> None:
     """A write-ahead log of DuckDB that does not belong to the index does no harm."""
-    expected = known(Catalog.open(filled))
     index_of(full).with_suffix(".duckdb.wal").write_bytes(random.Random(3).randbytes(5000))
     assert known(full.catalog) == expected
 
