@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,7 @@ _PATIENCE = 60  # seconds
 def python(code: str, *arguments: str) -> str:
     """Run code in a fresh interpreter, which finds what this one finds, and return what it printed."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", code, *arguments]
+    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout

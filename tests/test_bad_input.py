@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from oracle import files, left_over, listed, lying
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
@@ -30,7 +31,7 @@ from functionfuse.errors import (
 )
 from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
-from functionfuse.testing import Note, NoteSerializer, read_blob
+from functionfuse.testing import Note, NoteSerializer
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -45,26 +46,6 @@ def root(tmp_path: Path) -> Path:
 def storage(root: Path) -> FileStorage:
     """Return a storage with nothing in it."""
     return FileStorage(root)
-
-
-def files(root: Path) -> dict[str, bytes]:
-    """Return every file of the storage but the catalog's, hidden and temporary ones too."""
-    kept = [path for path in root.rglob("*") if path.is_file() and ".catalog" not in path.relative_to(root).parts]
-    found = [*kept, *(path for path in root.glob(".catalog/tmp/**/*") if path.is_file())]
-    return {str(path.relative_to(root)): path.read_bytes() for path in found}
-
-
-def lying(root: Path) -> list[tuple[str, str]]:
-    """Return workflow, task and id of every whole blob, read by hand; fail if there is anything else."""
-    found = files(root)
-    blobs = [read_blob(data).record for name, data in found.items() if "/bigdata/" not in name]
-    assert not [name for name in found if name.startswith(".") or os.path.basename(name).startswith(".")]
-    return sorted((record["workflow"], record["task"], record["blob_id"]) for record in blobs)
-
-
-def listed(storage: FileStorage) -> list[tuple[Any, ...]]:
-    """Return what the catalog knows."""
-    return storage.catalog.sql("SELECT workflow, task, blob_id::VARCHAR FROM tasks ORDER BY ALL").fetchall()
 
 
 # Configuration
@@ -460,6 +441,7 @@ def test_a_disk_that_is_nearly_full(disk: Path) -> None:
             assert len(lying(root)) == 1
         filler.unlink()
     assert outcomes == {0, errno.ENOSPC}
+    assert left_over(root) == []
     storage.save("w", "t", "room again")
     assert storage.read_task("w", "t") == "room again"
     assert lying(root) == listed(storage)

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from oracle import left_over, listed, lying
+from processes import in_child, python
 
 from catalog.journal import Journal, journal_of
 from functionfuse.errors import StorageUnusable, UnpicklableResult
@@ -49,29 +50,6 @@ def segments(root: Path) -> dict[str, list[bytes]]:
 def events(root: Path) -> list[dict[str, Any]]:
     """Return all events, parsed by hand."""
     return [json.loads(line) for lines in segments(root).values() for line in lines]
-
-
-def listed(storage: FileStorage) -> list[tuple[Any, ...]]:
-    """Return what the catalog knows."""
-    return storage.catalog.sql("SELECT workflow, task, blob_id::VARCHAR FROM tasks ORDER BY ALL").fetchall()
-
-
-def lying(root: Path) -> list[tuple[Any, ...]]:
-    """Return what lies in the folder, read by hand."""
-    records = [read_blob(path.read_bytes()).record for path in root.glob("[!.]*/[!.]*") if path.is_file()]
-    return sorted((record["workflow"], record["task"], record["blob_id"]) for record in records)
-
-
-def left_over(root: Path) -> list[Path]:
-    """Return the temporary files that nobody deleted."""
-    return [path for path in (*root.glob("*/.*"), *root.glob(".catalog/tmp/**/*")) if path.is_file()]
-
-
-def python(code: str, *arguments: str) -> str:
-    """Run code in a fresh interpreter and return what it printed."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 SAVE = "import sys; from functionfuse.storage.filestorage import FileStorage; s = FileStorage(sys.argv[1]);"
@@ -163,26 +141,6 @@ def test_processes_have_segments_of_their_own(storage: FileStorage, root: Path) 
         python(SAVE + f"s.save('w', 'there {number}', 1); s.save('w', 'again', 1)", str(root))
     assert sorted(len(lines) for lines in segments(root).values()) == [1, 2, 2]
     assert len({event["pid"] for event in events(root)}) == 3
-
-
-def in_child(work: Callable[[], object], patience: int = 20) -> None:
-    """Fork, do the work in the child, and fail with its error if it fails or takes too many seconds."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(patience)
-        try:
-            work()
-        except BaseException as error:
-            os.write(write, repr(error).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with open(read, "rb") as pipe:
-        failure = pipe.read().decode()
-    _, status = os.waitpid(child, 0)
-    assert not failure
-    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_a_forked_child_has_a_segment_of_its_own(storage: FileStorage, root: Path) -> None:

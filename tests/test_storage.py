@@ -8,13 +8,14 @@ import os
 import pickle
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from oracle import files
+from processes import in_child, python
 
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
@@ -23,22 +24,6 @@ from functionfuse.serializers import FILE_PROTOCOL, generate_name
 from functionfuse.storage import Storage, storage_factory
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import Buffer, Note, NoteSerializer, SerializerContract, StorageContract, read_blob
-
-
-def files_below(path: Path) -> dict[str, bytes]:
-    """Return the bytes of every file below a folder, temporary ones too, but not those of the catalog."""
-    kept = [each for each in path.rglob("*") if each.is_file() and ".catalog" not in each.relative_to(path).parts]
-    found = [*kept, *(each for each in path.glob(".catalog/tmp/**/*") if each.is_file())]
-    return {str(each.relative_to(path)): each.read_bytes() for each in found}
-
-
-def python(code: str, *arguments: str) -> str:
-    """Run code in a fresh interpreter, which finds what this one finds, and return what it printed."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
 
 
 @pytest.fixture
@@ -270,7 +255,7 @@ def test_a_remove_that_fails_does_not_undo_the_removal(
     elsewhere.pop(next(iter(elsewhere)))
     storage.remove_task("w", "t")
     assert elsewhere == {}
-    assert files_below(Path(storage._place.root)) == {}
+    assert files(Path(storage._place.root)) == {}
     assert "the serializer 'Remote' did not remove" in caplog.text
     caplog.clear()  # the traceback in the record keeps the storage, and so its segment, open
 
@@ -301,7 +286,7 @@ def test_only_the_exact_type_is_taken_over(storage: FileStorage, root: Path) -> 
     """A subclass of a serializer's class is pickled as it is."""
     storage.register_persistent_serializers(NoteSerializer)
     storage.save("w", "t", [SubNote("sub")])
-    assert files_below(root).keys() == {"w/t"}
+    assert files(root).keys() == {"w/t"}
     assert type(storage.read_task("w", "t")[0]) is SubNote
 
 
@@ -484,7 +469,7 @@ def test_no_file_is_left_over(storage: FileStorage, root: Path) -> None:
         for task in ("a", "b"):
             storage.save("w", task, obj)
     storage.remove_task("w", "b")
-    assert files_below(root).keys() == {"w/a"}
+    assert files(root).keys() == {"w/a"}
     storage.remove_workflow("w")
     assert [each.name for each in root.iterdir()] == [".catalog"]
 
@@ -505,7 +490,7 @@ def test_a_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir("/")
     relative.save("w", "t", 1)
     home.save("w", "t", 2)
-    assert files_below(tmp_path).keys() == {"relative/w/t", "home/w/t"}
+    assert files(tmp_path).keys() == {"relative/w/t", "home/w/t"}
 
 
 def test_opening_makes_nothing(root: Path) -> None:
@@ -578,28 +563,10 @@ def test_what_belongs_to_main_is_stored_by_value(root: Path) -> None:
     assert storage.read_task("w", "text") == "__main__ is only a word here"
     note, point = storage.read_task("w", "with a note")
     assert (note, point.x) == (Note("kept"), 3)
-    assert len([name for name in files_below(root) if "bigdata" in name]) == 1
+    assert len([name for name in files(root) if "bigdata" in name]) == 1
     assert read_blob((root / "w" / "inside").read_bytes()).record["serializers"] == ["cloudpickle"]
     storage.remove_task("w", "with a note")
-    assert [name for name in files_below(root) if "bigdata" in name] == []
-
-
-def in_child(work: Callable[[], object]) -> None:
-    """Fork, do the work in the child, and fail with its error if it fails."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException as error:
-            os.write(write, repr(error).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with open(read, "rb") as pipe:
-        failure = pipe.read().decode()
-    os.waitpid(child, 0)
-    assert not failure
+    assert [name for name in files(root) if "bigdata" in name] == []
 
 
 def test_a_forked_child_is_safe(storage: FileStorage) -> None:
