@@ -183,7 +183,7 @@ def test_a_fork_in_the_middle_of_a_save(storage: FileStorage, root: Path, monkey
     finally:
         go_on.set()
         saver.join()
-    assert [task for _, task, _ in lying(root)] == ["before", "child", "parent"]
+    assert [row[1] for row in lying(root)] == ["before", "child", "parent"]
     assert listed(storage) == lying(root)
 
 
