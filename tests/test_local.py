@@ -170,6 +170,7 @@ def test_one_node_that_is_a_leaf_twice_is_computed_once(storage: FileStorage) ->
     a = named("a", [3])
     assert run(a, a[1], a[1][0], a, storage=storage) == [["a", [3]], [3], 3, ["a", [3]]]
     assert calls() == ["a"]
+    assert run(a, a, storage=storage) == [["a", [3]], ["a", [3]]]
 
 
 def test_nodes_are_resolved_at_any_depth() -> None:

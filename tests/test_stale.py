@@ -230,6 +230,13 @@ def test_changed_code_of_an_ancestor_is_warned_of(storage: FileStorage) -> None:
     assert changed(warned) == ["'leaf': a function or an argument that it was computed from has changed"]
 
 
+def test_a_changed_keyword_of_an_ancestor_is_warned_of(storage: FileStorage) -> None:
+    """The same value by another keyword is another argument."""
+    run(storage, score(fit("a", loss=1).set_name("fit")).set_name("leaf"))
+    _, warned = run(storage, score(fit("a", cost=1).set_name("fit")).set_name("leaf"))
+    assert changed(warned) == ["'leaf': a function or an argument that it was computed from has changed"]
+
+
 def test_another_parent_is_warned_of(storage: FileStorage) -> None:
     """A leaf that is connected to another node, or to another item of one, is stale."""
     top = load("top").set_name("top")
@@ -431,6 +438,18 @@ def test_an_unknown_argument_is_recorded_as_unknown_and_not_warned_of(
     footer = storage.footer("flow", "node")
     assert footer is not None
     assert footer.record["inputs"] == {"unknown": None, "known": "1"}
+
+
+def test_a_result_of_another_python_is_not_warned_of(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytecode of another Python version cannot be compared: it raises no alarm, a changed argument does."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("functionfuse.fingerprint._code.PYTHON", "py3.99")
+        elsewhere.setattr("functionfuse.backends._provenance._PYTHON", "py3.99")
+        run(storage, score(step("node", 1, func=lambda x: x + 1)).set_name("leaf"))
+    node = step("node", 1, func=lambda x: x + 2)
+    assert run(storage, score(node).set_name("leaf"), node) == ([["score", 2], 2], [])
+    _, warned = run(storage, step("node", 3, func=lambda x: x + 2))
+    assert changed(warned) == ["'node': argument 'x' was 1 and is 3"]
 
 
 def test_unknown_code_is_recorded_as_unknown_and_not_warned_of(storage: FileStorage) -> None:
