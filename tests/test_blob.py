@@ -17,6 +17,7 @@ import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from catalog import ids
 from catalog.record import fragment
 from functionfuse.errors import InvalidPickle, UnsupportedFormat
 from functionfuse.storage.filestorage import FileStorage
@@ -116,6 +117,22 @@ def test_unknown_fields_of_the_footer_do_no_harm(storage: FileStorage, file: Pat
     file.write_bytes(by_hand(pickle.dumps(1), record(**{"from the future": {"deep": [None]}})))
     assert storage.read_task("w", "t") == 1
     assert storage.list_tasks("w") == ["t"]
+
+
+def test_an_overwrite_is_newer_whatever_the_clocks_say(
+    storage: FileStorage, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a blob from the future is saved one with a greater id, and that one is in the catalog."""
+    monkeypatch.setattr(ids, "_last_tick", 0)  # given back after: other tests' ids are of this year
+    future = "0fffffff-0000-7000-8000-000000000001"
+    file.write_bytes(by_hand(pickle.dumps("future"), record(blob_id=future, saved_at="2500-01-01T00:00:00.000000Z")))
+    assert storage.catalog.sql("SELECT blob_id::VARCHAR FROM tasks").fetchall() == [(future,)]
+    storage.save("w", "t", "now")
+    ((saved,),) = storage.catalog.sql("SELECT blob_id::VARCHAR FROM tasks").fetchall()
+    assert saved > future
+    assert saved == storage.footer("w", "t").record["blob_id"]
+    storage.remove_task("w", "t")
+    assert storage.list_tasks("w") == []
 
 
 @pytest.mark.parametrize("version", [2, 3, 255, 65535])

@@ -208,6 +208,51 @@ def test_threads_in_processes_at_once(root: Path) -> None:
     check_whole(root, {task for workflow, task, *_ in lying(root) if workflow == "own"})
 
 
+def test_a_task_that_vanishes_just_before_it_is_replaced(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save over a task that another process removes in the same moment succeeds; a removal finds nothing there."""
+    storage = opened(root)
+    for act in (storage.remove_task, lambda *names: storage.save(*names, "new")):
+        storage.save("w", "t", "old")
+        with monkeypatch.context() as patched:
+            patched.setattr(storage._place, "exists", vanish(root / "w" / "t"))
+            try:
+                act("w", "t")
+            except TaskNotFound:
+                assert act == storage.remove_task
+    assert storage.read_task("w", "t") == "new"
+    assert listed(storage) == lying(root)
+
+
+def vanish(path: Path) -> Callable[..., bool]:
+    """Return an answer to the question whether a file exists: it does, and is gone when the answer arrives."""
+
+    def exists(*_: str) -> bool:
+        there = path.exists()
+        path.unlink(missing_ok=True)
+        return there
+
+    return exists
+
+
+def test_folders_that_vanish_while_they_are_made(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save makes its folders again as often as others remove them while they are empty; its side folder is its own."""
+    storage = opened(root)
+    mkdir = os.mkdir
+    tries: list[str] = []
+
+    def interfering(path: str, *arguments: Any) -> None:
+        mkdir(path, *arguments)
+        tries.append(path)
+        if len(tries) % 3 and str(root) in path and Path(path).parent.name != "bigdata":
+            os.rmdir(path)  # another process removes the workflow
+
+    monkeypatch.setattr(os, "mkdir", interfering)
+    for number in range(5):
+        storage.save(f"w{number}", "t", [Note("x"), "0 2"])
+    assert len(tries) > 15
+    assert all(storage.read_task(f"w{number}", "t") == [Note("x"), "0 2"] for number in range(5))
+
+
 def test_a_new_storage_has_one_identity(tmp_path: Path) -> None:
     """Processes that all save first into a storage that is not there yet lose nothing, and agree on what it is."""
     for number in range(10):

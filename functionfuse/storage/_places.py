@@ -321,7 +321,7 @@ class SideFolder:
         """Delete a side file, or a folder of them; one that is gone already is no error."""
         path = self._inside(filename)
         if os.path.isdir(path):
-            shutil.rmtree(path, ignore_errors=True)
+            _delete_tree(path)
         else:
             _unlink_present(path)
 
@@ -336,7 +336,7 @@ class SideFolder:
 
     def discard(self) -> None:
         """Delete the folder and all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        _delete_tree(self.path)
 
     def _inside(self, filename: str) -> str:
         path = os.path.normpath(os.path.join(self.path, filename))
@@ -356,6 +356,24 @@ def _make_folders(path: str) -> None:
             if os.path.lexists(path):
                 break
     return os.makedirs(path, exist_ok=True)
+
+
+def _delete_tree(path: str) -> None:
+    """Delete a folder and what is in it, as far as that is possible.
+
+    `shutil.rmtree` works on descriptors, and where Ctrl-C strikes as it closes one, it closes that number again: of a
+    file, perhaps, that another thread has opened meanwhile.
+    """
+    for folder, folders, files in os.walk(path, topdown=False):
+        for name in (*files, *folders):
+            _delete(os.path.join(folder, name))
+    _delete(path)
+
+
+def _delete(path: str) -> None:
+    with suppress(OSError):
+        is_folder = os.path.isdir(path) and not os.path.islink(path)
+        os.rmdir(path) if is_folder else os.unlink(path)
 
 
 def _unlink_present(path: str) -> None:
