@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from catalog.box import Limits
+from catalog.compact import Compacted
 from catalog.engine import relation
 from catalog.errors import InvalidQuestion
 from catalog.fold import Refreshed
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+IndexPlace = Literal["storage", "private"]
+
 
 class Catalog:
     """Knows every result of a storage.
@@ -29,6 +32,9 @@ class Catalog:
         The storage's folder.
     must_exist : bool
         Whether a folder that is not there is an error, or a storage in which nothing was saved yet.
+    index : {"storage", "private"}
+        Where the index lies: in the storage, for all to share, or in the user's cache directory. Where the storage
+        cannot be written, or its file system has no locks, it is the latter in any case, and a warning is logged.
 
     Notes
     -----
@@ -37,13 +43,20 @@ class Catalog:
     Safe to use from several threads; survives `fork` and pickling.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = True, index: IndexPlace = "storage") -> None:
+        if index not in ("storage", "private"):
+            raise ValueError(f"index is 'storage' or 'private', not {index!r}")
         self.path = os.path.abspath(os.path.expanduser(os.fspath(path)))
-        self._index = Index(self.path, must_exist)
+        self._index = Index(self.path, must_exist, private=index == "private")
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Catalog:
+    def open(cls, path: str | os.PathLike[str], *, index: IndexPlace = "storage") -> Catalog:
         """Open the catalog of the storage in folder `path`.
+
+        Parameters
+        ----------
+        path, index
+            As for the class.
 
         Returns
         -------
@@ -55,7 +68,7 @@ class Catalog:
         CatalogUnusable
             When it is first asked, if there is no such folder.
         """
-        return cls(path)
+        return cls(path, index=index)
 
     def refresh(self) -> Refreshed:
         """Fold in what is new, as every question does, and tell what it was."""
@@ -198,6 +211,23 @@ class Catalog:
             raise InvalidQuestion(f"there is no table {table!r} to export; there are {', '.join(TABLES)}")
         columns = names_of(TABLES[table])
         write_parquet(self._ask(f"SELECT {columns} FROM {table} ORDER BY ALL", None), os.fspath(destination))
+
+    def compact(self) -> Compacted:
+        """Turn the journal's lines into a Parquet file, a tenth of their size.
+
+        Questions do this by themselves, a little at a time, when there is much of it. Lines of the last two minutes
+        are left: their writers may go on.
+
+        Returns
+        -------
+        Compacted
+            What was done, in segments, events and bytes.
+        """
+        return self._index.compact()
+
+    def rebuild(self) -> Refreshed:
+        """Build the index anew from the journal; nothing that the journal or the blobs know is lost."""
+        return self._index.rebuild()
 
     def _ask(self, sql: str, parameters: Parameters) -> pa.Table:
         with self._index.question() as (connection, _):

@@ -6,14 +6,18 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from catalog.errors import DamagedFooter, NotABlob
 from catalog.ids import id_at
-from catalog.journal import JOURNAL_FOLDER, SEGMENT_SUFFIX
-from catalog.names import candidates, decode, from_text, to_text
+from catalog.journal import JOURNAL_FOLDER, RETIRED_FOLDER, SEGMENT_SUFFIX
+from catalog.names import CATALOG_FOLDER, candidates, decode, from_text, to_text
 from catalog.record import footer_from, size_of, utc_text
+
+#: What a compacted part of the journal ends in.
+COMPACTED_SUFFIX = ".parquet"
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _SHA1_SIZE = 20
@@ -35,6 +39,26 @@ class Found:
     line: str
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A journal segment, as it was listed.
+
+    Attributes
+    ----------
+    name, path : str
+        Its file's name, and where it is.
+    size : int
+        Bytes.
+    mtime_ns : int
+        When it was last appended to, by the file system's clock.
+    """
+
+    name: str
+    path: str
+    size: int
+    mtime_ns: int
+
+
 class Unreadable(Exception):
     """There is a file, and it does not say what it is."""
 
@@ -51,21 +75,44 @@ class Folder:
     def __init__(self, root: str) -> None:
         self.root = root
 
-    def segments(self) -> list[tuple[str, int]]:
-        """Return name and size in bytes of every journal segment, oldest first."""
-        try:
-            with os.scandir(f"{self.root}/{JOURNAL_FOLDER}") as entries:
-                return sorted((entry.name, entry.stat().st_size) for entry in entries if _is_segment(entry.name))
-        except FileNotFoundError:
-            return []
+    def is_writable(self) -> bool:
+        """Tell whether journal and index may be written by this user."""
+        folder = f"{self.root}/{CATALOG_FOLDER}"
+        return os.access(folder if os.path.isdir(folder) else self.root, os.W_OK | os.X_OK)
 
-    def lines(self, segment: str, position: int, most: int) -> Iterator[tuple[bytes, int]]:
+    def segments(self) -> list[Segment]:
+        """Return every journal segment that is not compacted, oldest first.
+
+        The journal's folder is listed first: a segment that compaction moves meanwhile is seen where it goes to.
+        """
+        found = {}
+        for folder in (JOURNAL_FOLDER, RETIRED_FOLDER):
+            for entry in self._entries(folder):
+                if entry.name.endswith(SEGMENT_SUFFIX) and entry.name[0] != ".":
+                    with suppress(FileNotFoundError):  # compacted meanwhile
+                        status = entry.stat()
+                        found[entry.name] = Segment(entry.name, entry.path, status.st_size, status.st_mtime_ns)
+        return [found[name] for name in sorted(found)]
+
+    def compacted(self) -> list[str]:
+        """Return the names of the journal's Parquet files, oldest first.
+
+        Listed until nothing changes meanwhile: where several are being merged, one listing may miss old and new.
+        """
+        names: list[str] | None = None
+        while True:
+            before = names
+            names = sorted(e.name for e in self._entries(JOURNAL_FOLDER) if is_compacted(e.name))
+            if names == before or not names:
+                return names
+
+    def lines(self, segment: Segment, position: int, most: int) -> Iterator[tuple[bytes, int]]:
         """Yield what a segment holds from `position` on, in whole lines, with the position behind them.
 
         Parameters
         ----------
-        segment : str
-            Its file name.
+        segment : Segment
+            One of `segments`.
         position : int
             Bytes from its beginning.
         most : int
@@ -75,8 +122,13 @@ class Folder:
         ------
         tuple of (bytes, int)
             Whole lines without the last one's end, and the bytes from the beginning to behind them.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it was compacted meanwhile.
         """
-        with open(f"{self.root}/{JOURNAL_FOLDER}/{segment}", "rb") as file:
+        with open(segment.path, "rb") as file:
             file.seek(position)
             rest = b""
             while data := file.read(most):
@@ -84,6 +136,17 @@ class Folder:
                 if newline:
                     position += len(whole) + 1
                     yield whole, position
+
+    def open_compacted(self, name: str) -> IO[bytes]:
+        """Open one of the journal's Parquet files; `FileNotFoundError` if it was merged into another meanwhile."""
+        return open(f"{self.root}/{JOURNAL_FOLDER}/{name}", "rb")
+
+    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(f"{self.root}/{folder}") as entries:
+                yield from entries
+        except FileNotFoundError:
+            return
 
     def look(self, workflow: str, task: str) -> Found | None:
         """Return what is stored under a name, None if nothing is.
@@ -137,8 +200,9 @@ class Folder:
             return []
 
 
-def _is_segment(name: str) -> bool:
-    return name.endswith(SEGMENT_SUFFIX) and name[0] != "."
+def is_compacted(name: str) -> bool:
+    """Tell whether a file of the journal's folder is a compacted part of it."""
+    return name.endswith(COMPACTED_SUFFIX) and name[0] != "."
 
 
 def _found(handle: int, folder: str, file: str) -> Found:

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 
 from catalog import box
 from catalog.box import Limits
+from catalog.compact import Compacted, Compaction
 from catalog.engine import INDEX, engine, instance, renew
 from catalog.errors import CatalogUnusable
 from catalog.fold import Fold, Refreshed
 from catalog.folder import Folder
 from catalog.identity import ensure_identity, read_identity
+from catalog.ids import new_id
 from catalog.names import CATALOG_FOLDER
 from catalog.query import Parameters
 from catalog.schema import CREATE, SCHEMA_VERSION
@@ -51,11 +53,14 @@ class Index:
         The storage's folder, absolute.
     must_exist : bool
         Whether a folder that is not there is an error, or a storage in which nothing was saved yet.
+    private : bool
+        Whether it lies in the user's cache directory, even where the storage can be written.
     """
 
-    def __init__(self, root: str, must_exist: bool) -> None:
+    def __init__(self, root: str, must_exist: bool, private: bool) -> None:
         self._folder = Folder(root)
         self._must_exist = must_exist
+        self._private = private
 
     @contextmanager
     def question(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, Refreshed]]:
@@ -103,33 +108,56 @@ class Index:
             _detach(instance())
             return box.run(path, query, parameters, limits)
 
+    def compact(self) -> Compacted:
+        """Compact the journal; raises as `question` does, and `OSError` where it cannot be written."""
+        with self._fresh():
+            return Compaction(instance(), self._folder).all()
+
+    def rebuild(self) -> Refreshed:
+        """Build the index anew from the journal; raises as `question` does."""
+        with self._fresh(anew=True) as (_, refreshed):
+            return refreshed
+
     @contextmanager
-    def _fresh(self) -> Iterator[tuple[str, Refreshed]]:
+    def _fresh(self, anew: bool = False) -> Iterator[tuple[str, Refreshed]]:
         """Lock, attach and refresh the storage's index; where that cannot be, a private one."""
         root = self._folder.root
         if self._must_exist and not os.path.isdir(root):
             raise CatalogUnusable(f"there is no storage at {root}")
         with engine(), ExitStack() as stack:
-            storage = _identity_of(root)
+            storage = _identity_of(self._folder)
+            if not self._private:
+                try:
+                    if not self._folder.is_writable():
+                        raise _Held(f"{root} is not writable")
+                    yield self._enter(stack, os.path.join(root, CATALOG_FOLDER, _FILE), storage, anew)
+                    return
+                except _Held as reason:
+                    stack.close()
+                    if os.path.isdir(root):
+                        _report_once(root, str(reason))
             try:
-                if not _writable(root):
-                    raise _Held(f"{root} is not writable")
-                yield self._enter(stack, os.path.join(root, CATALOG_FOLDER, _FILE), storage)
-                return
-            except _Held as reason:
-                stack.close()
-                if os.path.isdir(root):
-                    _report_once(root, str(reason))
-            try:
-                yield self._enter(stack, _private_path(root, storage), storage)
+                yield self._enter(stack, _private_path(root, storage), storage, anew)
             except _Held as reason:
                 raise CatalogUnusable(f"the catalog of {root} cannot be asked: {reason}") from reason
 
-    def _enter(self, stack: ExitStack, path: str, storage: str) -> tuple[str, Refreshed]:
+    def _enter(self, stack: ExitStack, path: str, storage: str, anew: bool) -> tuple[str, Refreshed]:
         stack.enter_context(_alone(f"{path}.lock"))
+        if anew:
+            _delete(path)
         refreshed = _attach_fresh(path, storage, self._folder)
         stack.callback(lambda: _detach(instance()))
+        if self._folder.is_writable():
+            _compact_some(Compaction(instance(), self._folder))
         return path, refreshed
+
+
+def _compact_some(compaction: Compaction) -> None:
+    try:
+        if compaction.pays():
+            compaction.some()
+    except OSError as error:  # a full disk; the question can be answered all the same
+        _log.warning("the journal was not compacted: %s", error)
 
 
 class _Held(Exception):
@@ -145,16 +173,11 @@ def _report_once(root: str, reason: str) -> None:
         _log.warning("the catalog of %s is answered from a private index: %s", root, reason)
 
 
-def _identity_of(root: str) -> str:
-    if _writable(root):
-        return ensure_identity(root).uuid
-    identity = read_identity(root)
-    return identity.uuid if identity else os.path.realpath(root)
-
-
-def _writable(root: str) -> bool:
-    folder = os.path.join(root, CATALOG_FOLDER)
-    return os.access(folder if os.path.isdir(folder) else root, os.W_OK | os.X_OK)
+def _identity_of(folder: Folder) -> str:
+    if folder.is_writable():
+        return ensure_identity(folder.root).uuid
+    identity = read_identity(folder.root)
+    return identity.uuid if identity else os.path.realpath(folder.root)
 
 
 def _private_path(root: str, storage: str) -> str:
@@ -163,7 +186,7 @@ def _private_path(root: str, storage: str) -> str:
     key = hashlib.blake2b(os.fsencode(f"{storage}/{os.path.realpath(root)}"), digest_size=16).hexdigest()
     folder = os.path.join(base, "functionfuse", key)
     os.makedirs(folder, exist_ok=True)
-    return os.path.join(folder, _FILE)
+    return os.path.join(folder, f"catalog-{SCHEMA_VERSION}.duckdb")  # other versions of this library have their own
 
 
 @contextmanager
@@ -236,7 +259,7 @@ def _create(connection: duckdb.DuckDBPyConnection, storage: str) -> None:
     with _transaction(connection):
         for statement in CREATE:
             _run(connection, statement)
-        connection.execute("INSERT INTO meta VALUES (?, ?)", [SCHEMA_VERSION, storage]).fetchall()
+        connection.execute("INSERT INTO meta VALUES (?, ?, ?)", [SCHEMA_VERSION, storage, new_id()]).fetchall()
 
 
 def _check(connection: duckdb.DuckDBPyConnection, storage: str) -> None:
@@ -246,6 +269,8 @@ def _check(connection: duckdb.DuckDBPyConnection, storage: str) -> None:
         row = connection.execute("SELECT schema_version, storage FROM meta").fetchall()
     except duckdb.CatalogException:
         raise _Unfit("its making was cut short") from None
+    if row and row[0][0] > SCHEMA_VERSION and row[0][1] == storage:
+        raise _Held(f"its index has version {row[0][0]}, of a newer functionfuse; this one knows {SCHEMA_VERSION}")
     if row != [(SCHEMA_VERSION, storage)]:
         raise _Unfit(f"it has version and storage {row}, wanted is {(SCHEMA_VERSION, storage)}")
 

@@ -5,6 +5,11 @@ appends each event by one `write` on an append handle, so writers never wait for
 one another. A save's line is written before its blob is renamed into place: the
 last line of a segment is provisional until the blob's footer shows its id, and
 every line before it is settled.
+
+A segment that nobody has appended to for a while is compacted (`catalog.compact`):
+moved out of the journal's folder, with its lines in a Parquet file. A writer
+therefore begins a new segment after a pause, and looks after every line whether
+its segment is still there; if not, the line is written again.
 """
 
 from __future__ import annotations
@@ -13,19 +18,39 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from catalog.ids import new_id
 from catalog.names import CATALOG_FOLDER
 
 JOURNAL_FOLDER = f"{CATALOG_FOLDER}/journal"
+#: Where compaction moves segments before it deletes them.
+RETIRED_FOLDER = f"{CATALOG_FOLDER}/retired"
 SEGMENT_SUFFIX = ".ndjson"
+#: Seconds without a line after which a writer begins a new segment.
+PAUSE = 60.0
+#: Bytes after which a writer begins a new segment, so that compaction can take one in a moment.
+FULL = 8 << 20
 
-_LOOK_EVERY = 0.05  # seconds: what is saved in between is found as a blob, if the journal is deleted
+_PATIENCE = 100  # times that a segment may vanish under us before it counts as an error
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, and never back
+
+
+@dataclass
+class _Segment:
+    path: str
+    written: float  # when the last line was, seconds
+    size: int = 0
+
+    def is_over(self) -> bool:
+        return self.size >= FULL or time.clock_gettime(_CLOCK) - self.written > PAUSE
+
 
 _journals: WeakValueDictionary[str, Journal] = WeakValueDictionary()
-_segments: dict[tuple[int, str], str] = {}  # (process, folder): its segment, to be taken up again when its journal is
+_segments: dict[tuple[int, str], _Segment] = {}  # by process and folder: to be taken up again when its journal is
 _journals_lock = threading.Lock()
 
 
@@ -49,6 +74,35 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+def append_all(root: str, lines: Iterable[str]) -> None:
+    """Write events that came true already, as a segment of their own.
+
+    Parameters
+    ----------
+    root : str
+        The storage's folder, absolute.
+    lines : iterable of str
+        As for `Journal.append`.
+
+    Raises
+    ------
+    OSError
+        If they cannot be written.
+    """
+    folder = f"{root}/{JOURNAL_FOLDER}"
+    os.makedirs(folder, exist_ok=True)
+    name = new_id()
+    temporary = f"{folder}/.{name}.tmp"
+    try:
+        with open(temporary, "x", encoding="ascii") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        os.rename(temporary, f"{folder}/{name}{SEGMENT_SUFFIX}")
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
 class Journal:
     """The segment that this process appends to.
 
@@ -65,7 +119,7 @@ class Journal:
     def __init__(self, root: str) -> None:
         self._folder = f"{root}/{JOURNAL_FOLDER}"
         self._handle: int | None = None
-        self._looked = 0.0
+        self._segment: _Segment | None = None
         self._forget()
 
     def append(self, line: str, publish: Callable[[], None] | None = None) -> None:
@@ -95,37 +149,46 @@ class Journal:
                 raise
 
     def _write(self, data: bytes) -> None:
-        if self._handle is None or self._is_deleted(self._handle):
-            self._close()
-            self._handle = self._open()
-        written = os.write(self._handle, data)
-        if written != len(data):  # a torn line ends its segment: the next event must not be joined to it
-            raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes written to the journal", self._folder)
+        for _ in range(_PATIENCE):
+            try:
+                segment, handle = self._opened()
+            except FileNotFoundError:  # folder or segment vanished as it was opened
+                self._abandon()
+                continue
+            written = os.write(handle, data)
+            if written != len(data):  # a torn line ends its segment: the next event must not be joined to it
+                raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes written to the journal", self._folder)
+            segment.written = time.clock_gettime(_CLOCK)
+            segment.size += written
+            if os.access(segment.path, os.F_OK):
+                return
+            self._abandon()  # compacted or deleted just now, perhaps without this line: events are a set
+        raise OSError(errno.ENOENT, "the journal's segments vanish as fast as they are made", self._folder)
 
-    def _is_deleted(self, handle: int) -> bool:
-        """Tell whether somebody deleted the folder under us; asked now and then, as it is a tenth of a line's cost."""
-        now = time.monotonic()
-        if now - self._looked < _LOOK_EVERY:
-            return False
-        self._looked = now
-        return os.fstat(handle).st_nlink == 0
+    def _opened(self) -> tuple[_Segment, int]:
+        if self._segment is not None and self._segment.is_over():
+            self._abandon()
+        if self._segment is None or self._handle is None:
+            return self._open()
+        return self._segment, self._handle
 
-    def _open(self) -> int:
+    def _open(self) -> tuple[_Segment, int]:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
-        try:
-            return os.open(_segments[self._pid, self._folder], flags)
-        except (KeyError, FileNotFoundError):
+        segment = _segments.get((self._pid, self._folder))
+        if segment is None or segment.is_over() or not os.access(segment.path, os.F_OK):
             os.makedirs(self._folder, exist_ok=True)
-        path = f"{self._folder}/{new_id()}{SEGMENT_SUFFIX}"
-        handle = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
-        _segments[self._pid, self._folder] = path
-        return handle
+            segment = _Segment(f"{self._folder}/{new_id()}{SEGMENT_SUFFIX}", time.clock_gettime(_CLOCK))
+            flags |= os.O_CREAT | os.O_EXCL
+        self._handle = os.open(segment.path, flags, 0o666)
+        self._segment = _segments[self._pid, self._folder] = segment
+        return segment, self._handle
 
     def _abandon(self) -> None:
         _segments.pop((self._pid, self._folder), None)
         self._close()
 
     def _close(self) -> None:
+        self._segment = None
         if self._handle is not None:
             handle = self._handle
             self._handle = None
@@ -135,6 +198,7 @@ class Journal:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._handle = None
+        self._segment = None
 
     def __del__(self) -> None:
         if self._pid == os.getpid():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ _RESULT = (
     Column("python", "VARCHAR", "version of Python that wrote it"),
     Column("packages", "JSON", "versions of the packages that its type comes from"),
 )
-TASKS = (*_NAMES, *_RESULT)
+TASKS = (*_NAMES, *_RESULT, Column("pinned", "BOOLEAN", "whether `gc` leaves it alone"))
 EVENTS = (
-    Column("event", "VARCHAR", "save, remove, run-started, run-finished, task-failed"),
+    Column("event", "VARCHAR", "save, remove, run-started, run-finished, task-failed, pin, unpin"),
     Column("event_id", "UUID", "id of the event, a UUIDv7; of a save, the blob's"),
     Column("time", "TIMESTAMP", "when it happened, UTC"),
     *_NAMES,
@@ -79,12 +79,12 @@ RUNS = (
 TABLES = {"tasks": TASKS, "events": EVENTS, "runs": RUNS}
 
 # Where a row comes from decides between events that compete for one name.
-_ORIGIN = (
+ORIGIN = (
     Column("replaces", "UUID", "id of the blob that this event replaced or removed"),
-    Column("segment", "VARCHAR", "journal segment; null for what was found as a blob only"),
-    Column("position", "BIGINT", "order within the segment"),
+    Column("segment", "VARCHAR", "journal segment; one of this index's own for what a journal could not be told of"),
+    Column("position", "BIGINT", "number of the line within the segment, from 1"),
 )
-BATCH = (*EVENTS, *_ORIGIN)
+BATCH = (*EVENTS, *ORIGIN)
 
 
 def _table(name: str, columns: tuple[Column, ...]) -> str:
@@ -99,15 +99,19 @@ def names_of(columns: tuple[Column, ...]) -> str:
 
 #: The statements that make an empty index. `latest` holds the last event of every name, removals too, so that
 #: a line that arrives late does not bring back what was removed; `pending` the events of which nobody knows yet
-#: whether they came true.
+#: whether they came true; `pins` the last word on every name that was ever pinned.
 CREATE = (
-    "CREATE TABLE meta (schema_version INTEGER, storage VARCHAR)",
-    "CREATE TABLE segments (name VARCHAR, position BIGINT, torn BIGINT)",
+    "CREATE TABLE meta (schema_version INTEGER, storage VARCHAR, index_id VARCHAR)",
+    "CREATE TABLE segments (name VARCHAR, position BIGINT, lines BIGINT, torn BIGINT)",
+    "CREATE TABLE compacted (name VARCHAR)",
     "CREATE TABLE folders (folder VARCHAR, mtime BIGINT, settled BOOLEAN, dirty BOOLEAN, due DOUBLE, entries BIGINT)",
     _table("history", BATCH),
     _table("latest", BATCH),
     "CREATE TABLE pending (event_id UUID, event VARCHAR, workflow VARCHAR, task VARCHAR, segment VARCHAR)",
-    f"CREATE VIEW tasks AS SELECT {names_of(TASKS)} FROM latest WHERE event = 'save'",
+    "CREATE TABLE pins (workflow VARCHAR, task VARCHAR, event_id UUID, pinned BOOLEAN)",
+    f"""CREATE VIEW tasks AS SELECT {names_of((*_NAMES, *_RESULT))}, coalesce(pinned, false) AS pinned
+    FROM (SELECT * FROM latest WHERE event = 'save')
+    LEFT JOIN (SELECT workflow, task, pinned FROM pins) USING (workflow, task)""",
     f"CREATE VIEW events AS SELECT {names_of(EVENTS)} FROM history ANTI JOIN pending USING (event_id)",
     """CREATE VIEW runs AS
     SELECT began.run_id, began.workflow, began.details->>'backend' AS backend,
@@ -134,14 +138,30 @@ _EXPRESSIONS = {
 }
 _BATCH_FIELDS = ", ".join(_EXPRESSIONS.get(column.name, f'row."{column.name}"') for column in BATCH)
 
-#: Turns ``lines(line, segment, position)`` into rows as `BATCH` has them. A line that is no event is left out:
-#: read_ndjson would make it a row of NULLs. A save has one id and one time, its blob's; it and a removal have names.
-SELECT_BATCH = f"""
-    SELECT {_BATCH_FIELDS}
+_KNOWN = ", ".join(f"'{name}'" for name in (*(column.name for column in BATCH), "lineage", "side_files"))
+
+
+def select_batch(more: str = "") -> str:
+    """Return SQL that turns ``lines(line, segment, position)`` into rows as `BATCH` has them.
+
+    A line that is no event is left out: read_ndjson would make it a row of NULLs. A save has one id and one time, its
+    blob's; it and a removal have names.
+
+    Parameters
+    ----------
+    more : str
+        Further expressions, over ``line`` too, with a comma in front.
+    """
+    return f"""
+    SELECT {_BATCH_FIELDS}{more}
     FROM (
-        SELECT json_transform(line::JSON, '{_TRANSFORM}') AS row, segment, position
+        SELECT json_transform(line::JSON, '{_TRANSFORM}') AS row, line, segment, position
         FROM lines WHERE json_valid(line)
     )
     WHERE row.event IS NOT NULL AND coalesce(row.event_id, row.blob_id) IS NOT NULL
       AND (row.event NOT IN ('save', 'remove') OR (row.workflow IS NOT NULL AND row.task IS NOT NULL))
-"""
+    """
+
+
+#: The whole line, where it has fields that are no columns and that its blob does not tell either.
+UNKNOWN_FIELDS = f"CASE WHEN NOT list_has_all([{_KNOWN}], json_keys(line)) THEN line END AS line"

@@ -650,9 +650,9 @@ def test_a_removal_by_a_clock_that_is_behind(storage: FileStorage, clock: Clock,
 
 def test_a_clock_that_jumps_back_between_questions(storage: FileStorage, clock: Clock, monkeypatch: Any) -> None:
     """Folding goes by positions and ids, not by time: no question misses a save because the clock was set back."""
-    from catalog import fold
+    from catalog import settle
 
-    monkeypatch.setattr(fold, "time", clock)
+    monkeypatch.setattr(settle, "time", clock)
     for number in range(4):
         storage.save("w", str(number), number)
         clock.now -= 3600

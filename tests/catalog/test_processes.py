@@ -269,7 +269,7 @@ def test_a_storage_that_may_not_be_written(storage: FileStorage, read_only: Any)
     assert task_rows(reader) == expected
     assert reader.sql("SELECT count(*) FROM events").fetchall() == [(2,)]
     assert everything(root_of(storage)) == before
-    cached = list(Path(os.environ["XDG_CACHE_HOME"], "functionfuse").glob("*/catalog.duckdb"))
+    cached = list(Path(os.environ["XDG_CACHE_HOME"], "functionfuse").glob("*/catalog-*.duckdb"))
     assert len(cached) == 1
 
 
@@ -324,4 +324,4 @@ def test_a_cache_directory_at_the_usual_place(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     read_only(root_of(storage))
     assert task_names(Catalog.open(root_of(storage))) == [("w", "a")]
-    assert len(list((tmp_path / "home" / ".cache" / "functionfuse").glob("*/catalog.duckdb"))) == 1
+    assert len(list((tmp_path / "home" / ".cache" / "functionfuse").glob("*/catalog-*.duckdb"))) == 1

@@ -1,0 +1,259 @@
+"""Compaction: segments to which nobody appends any more become a Parquet file; safe to be killed at every step.
+
+1. The lines of idle segments are written to a Parquet file, which is flushed to the disk and appears by a rename.
+   From then on both hold the same events, which are a set: whoever reads both counts none twice.
+2. Each segment is moved out of the journal's folder. A writer that wakes up again looks after every line whether its
+   segment is still there, and else writes the line again.
+3. What came to the segment before it was moved is appended to this process's own segment, and the moved one deleted.
+
+A compactor that is killed leaves a temporary, or moved segments; those are read like any other, until the next one
+takes them through step 3. Two compactors at once write the same events twice. Small Parquet files are merged the same
+way: the new one appears before the old ones go.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from catalog import compacted
+from catalog.folder import COMPACTED_SUFFIX, Folder, Segment
+from catalog.ids import new_id
+from catalog.journal import FULL, JOURNAL_FOLDER, PAUSE, RETIRED_FOLDER, append_all
+from catalog.names import CATALOG_FOLDER
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+_IDLE = 2 * PAUSE  # seconds: a writer whose clock or view of the folder lags behind still has left its segment
+_MANY = 64  # segments, or Parquet files, that are worth to be made one
+_GROUP = 100_000  # rows that are written at once
+_CHUNK = 1 << 24  # bytes of a segment that are read at once
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What one compaction did.
+
+    Attributes
+    ----------
+    segments : int
+        Segments that became part of a Parquet file.
+    events : int
+        Events that they held.
+    bytes_before, bytes_after : int
+        The journal's size.
+    fresh : int
+        Segments that were left, because somebody may still append to them: written to in the last two minutes.
+    """
+
+    segments: int
+    events: int
+    bytes_before: int
+    bytes_after: int
+    fresh: int
+
+
+class Compaction:
+    """One compaction of a storage's journal.
+
+    Parameters
+    ----------
+    connection : duckdb.DuckDBPyConnection
+        Parses the lines.
+    folder : Folder
+        The storage.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Folder) -> None:
+        self._connection = connection
+        self._folder = folder
+        self._journal = f"{folder.root}/{JOURNAL_FOLDER}"
+        self._retired = f"{folder.root}/{RETIRED_FOLDER}"
+
+    def pays(self) -> bool:
+        """Tell whether there is enough to do; looks at names and sizes only."""
+        now = time.time_ns()
+        idle = [each.size for each in self._folder.segments() if now - each.mtime_ns > _IDLE * 1e9]
+        return len(idle) >= _MANY or sum(idle) >= FULL
+
+    def some(self) -> None:
+        """Compact about as much as one full segment: a question has to wait for it."""
+        self._compact(_first(self._idle(), FULL))
+        small = self._folder.compacted()
+        if len(small) >= _MANY:
+            self._merge(sorted(small, key=self._size)[: _MANY // 2])
+
+    def all(self) -> Compacted:
+        """Compact all that is idle into one file."""
+        before = self._bytes()
+        idle = self._idle()
+        events = self._compact(idle)
+        names = self._folder.compacted()
+        if len(names) > 1:
+            self._merge(names)
+        return Compacted(len(idle), events, before, self._bytes(), len(self._folder.segments()))
+
+    def _size(self, name: str) -> int:
+        with suppress(FileNotFoundError):
+            return os.path.getsize(f"{self._journal}/{name}")
+        return 0
+
+    def _bytes(self) -> int:
+        return sum(each.size for each in self._folder.segments()) + sum(map(self._size, self._folder.compacted()))
+
+    def _idle(self) -> list[Segment]:
+        self._finish()
+        with _Output(self._folder.root) as output:  # whose time is the file system's own: other machines' clocks differ
+            now = os.fstat(output.file.fileno()).st_mtime_ns
+        return [each for each in self._folder.segments() if now - each.mtime_ns > _IDLE * 1e9]
+
+    # Segments
+
+    def _compact(self, segments: list[Segment]) -> int:
+        if not segments:
+            return 0
+        with _Output(self._folder.root) as output:
+            whole = [self._copy(segment, output) for segment in segments]
+            output.publish(whole)
+        os.makedirs(self._retired, exist_ok=True)
+        for segment in whole:
+            with suppress(FileNotFoundError):  # another compactor was quicker
+                os.rename(f"{self._journal}/{segment.name}", f"{self._retired}/{segment.name}")
+                self._delete(segment.name, segment.position)
+        return output.rows
+
+    def _copy(self, segment: Segment, output: _Output) -> compacted.Whole:
+        position = lines = rows = 0
+        for data, end in self._folder.lines(segment, 0, _CHUNK):
+            text = data.decode("ascii", "replace")
+            table = compacted.rows_of(self._connection, text, segment.name, lines)
+            output.add(table)
+            position, lines, rows = end, lines + text.count("\n") + 1, rows + table.num_rows
+        if position < segment.size:  # a torn line without an end
+            lines += 1
+        return compacted.Whole(segment.name, max(position, segment.size), lines, lines - rows)
+
+    def _delete(self, name: str, position: int) -> None:
+        """Delete a retired segment, of which the first `position` bytes are compacted."""
+        path = f"{self._retired}/{name}"
+        with open(path, "rb") as file:
+            file.seek(position)
+            late = file.read().decode("ascii", "ignore").splitlines()
+        if late:
+            append_all(self._folder.root, late)
+        os.unlink(path)
+
+    def _finish(self) -> None:
+        """Delete what a killed compactor moved; what is in no Parquet file moves back."""
+        retired = [each.name for each in self._folder.segments() if os.path.dirname(each.path) == self._retired]
+        positions = self._positions() if retired else {}
+        for name in retired:
+            with suppress(FileNotFoundError):
+                if name in positions:
+                    self._delete(name, positions[name])
+                else:
+                    os.rename(f"{self._retired}/{name}", f"{self._journal}/{name}")
+
+    def _positions(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for name in self._folder.compacted():
+            with suppress(FileNotFoundError), self._folder.open_compacted(name) as file:
+                found |= {each.name: each.position for each in compacted.segments(file)}
+        return found
+
+    # Parquet files
+
+    def _merge(self, names: list[str]) -> None:
+        import pyarrow.compute as pc
+
+        whole: dict[str, compacted.Whole] = {}
+        with _Output(self._folder.root) as output:
+            for name in names:
+                with self._folder.open_compacted(name) as file:
+                    new = [each for each in compacted.segments(file) if not _holds(whole, each)]
+                    for table in compacted.tables(file) if new else ():
+                        output.add(table.filter(pc.is_in(table["segment"], pc.array([each.name for each in new]))))
+                whole |= {each.name: each for each in new}
+            output.publish(list(whole.values()))
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._journal}/{name}")
+
+
+class _Output:
+    """A Parquet file that appears when it is complete."""
+
+    def __init__(self, root: str) -> None:
+        folder = f"{root}/{CATALOG_FOLDER}/tmp"
+        os.makedirs(folder, exist_ok=True)
+        name = new_id()
+        self._temporary = f"{folder}/{name}"
+        self._folder = f"{root}/{JOURNAL_FOLDER}"
+        self._path = f"{self._folder}/{name}{COMPACTED_SUFFIX}"
+        self._tables: list[pa.Table] = []
+        self._gathered = 0
+        self._writer: compacted.Writer | None = None
+        self.rows = 0
+        self.file = open(self._temporary, "xb")  # noqa: SIM115 - closed by __exit__
+
+    def add(self, table: pa.Table) -> None:
+        self._tables.append(table)
+        self.rows += table.num_rows
+        self._gathered += table.num_rows
+        if self._gathered >= _GROUP:
+            self._write()
+
+    def publish(self, segments: list[compacted.Whole]) -> None:
+        self._write()
+        assert self._writer is not None
+        self._writer.close(segments)
+        self.file.flush()
+        os.fsync(self.file.fileno())  # the segments are deleted next
+        os.rename(self._temporary, self._path)
+        _flush_folder(self._folder)
+
+    def _write(self) -> None:
+        import pyarrow as pa
+
+        if self._writer is None:
+            self._writer = compacted.Writer(self.file)
+        if self._tables:
+            self._writer.write(pa.concat_tables(self._tables))
+        self._tables = []
+        self._gathered = 0
+
+    def __enter__(self) -> _Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        with suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+
+
+def _holds(whole: dict[str, compacted.Whole], segment: compacted.Whole) -> bool:
+    return segment.name in whole and whole[segment.name].position >= segment.position
+
+
+def _first(segments: Iterable[Segment], most: int) -> list[Segment]:
+    """Return the first segments, at least one, up to about `most` bytes."""
+    taken: list[Segment] = []
+    for segment in segments:
+        if taken and sum(each.size for each in taken) + segment.size > most:
+            break
+        taken.append(segment)
+    return taken
+
+
+def _flush_folder(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

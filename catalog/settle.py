@@ -1,0 +1,184 @@
+"""What the blobs say: of names whose events leave a doubt, and of files that no event explains.
+
+The journal says what happened, the blob at a name what is there. Names with
+pending or competing events are settled by one look at the blob each. Folders
+that changed without an event are looked through, and what was found there is
+told to the journal; nothing else is looked at.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+from catalog.folder import Folder, Found, Unreadable
+from catalog.history import History
+from catalog.names import candidates, decode, encode, from_text, to_text
+
+_SMALL_FOLDER = 2_000  # entries that can be looked through at every question, in a few ms
+_RARELY = 50.0  # of the time it took: how long a larger folder in which results are being saved is left alone
+_LONGEST = 600.0  # seconds: not even a clock that jumped back lets a folder alone for longer
+_GRAIN = 2_000_000_000  # ns: within the coarsest clock of file systems, a folder may change and keep its time
+_AT_ONCE = 10_000  # files that are taken in together: bounds the memory that a folder of older results takes
+
+Names = Iterable[tuple[str, str]]
+
+
+class Blobs:
+    """Holds the index against the blobs.
+
+    Parameters
+    ----------
+    history : History
+        The index.
+    folder : Folder
+        The storage.
+    tell : callable
+        Takes saves of which only the blobs tell into journal and history.
+    """
+
+    def __init__(self, history: History, folder: Folder, tell: Callable[[list[Found]], None]) -> None:
+        self._history = history
+        self._folder = folder
+        self._tell = tell
+
+    # Names
+
+    def doubtful(self) -> Iterator[tuple[str, str]]:
+        """Yield the names with pending events, but those under which just the listed blob is.
+
+        Of the last save of a killed writer nobody ever learns more: it costs every question one look, no writing.
+        """
+        for workflow, task, listed, is_open in self._history.rows(_PENDING):
+            if is_open or self._id_at(workflow, task) != listed:
+                yield workflow, task
+
+    def _id_at(self, workflow: str, task: str) -> str | None:
+        try:
+            found = self._folder.look(from_text(workflow), from_text(task))
+        except Unreadable:
+            return None
+        return found.event_id if found else None
+
+    def settle(self, names: Names) -> None:
+        """Look at the blobs of `names`, and believe them."""
+        for workflow, task in names:
+            try:
+                found = self._folder.look(from_text(workflow), from_text(task))
+            except Unreadable:
+                continue  # damaged: the journal's word stands, and reading it says what is wrong
+            if found is None:
+                self._settle_absent(workflow, task)
+            else:
+                self._settle_present(workflow, task, found)
+
+    def _settle_present(self, workflow: str, task: str, found: Found) -> None:
+        run, rows = self._history.run, self._history.rows
+        self._tell([found])
+        run("DELETE FROM pending WHERE event_id = ?", found.event_id)
+        if rows("SELECT 1 FROM pending WHERE workflow = ? AND task = ? AND event = 'remove'", workflow, task):
+            run(_REMOVED, workflow, task, found.event_id)
+        listed = rows("SELECT event_id::VARCHAR FROM latest WHERE workflow = ? AND task = ?", workflow, task)
+        if listed != [(found.event_id,)]:  # writing the same again would cost every question
+            self._history.make_latest(workflow, task, "event_id = ?", found.event_id)
+
+    def _settle_absent(self, workflow: str, task: str) -> None:
+        named = "workflow = ? AND task = ?"
+        self._history.run(f"DELETE FROM pending WHERE {named} AND event = 'remove'", workflow, task)
+        if self._history.rows(f"SELECT 1 FROM tasks WHERE {named}", workflow, task):
+            self._history.make_latest(workflow, task, "event = 'remove'")
+
+    # Folders
+
+    def look_through_folders(self) -> None:
+        """Find files that came or went without an event: copied in, of the older format, deleted by hand.
+
+        A folder is looked through when it changed and no event explains that, or
+        when it is small; one in which much is being saved, now and then.
+        """
+        rows = self._history.rows("SELECT folder, mtime, settled, dirty, due, entries FROM folders")
+        known = {from_text(folder): state for folder, *state in rows}
+        for folder, mtime in self._folder.workflows():
+            before, settled, dirty, due, entries = known.pop(folder, (None, False, False, 0.0, 0))
+            if mtime == before and settled and not dirty:
+                continue
+            unexplained = mtime != before and not dirty
+            if unexplained or entries <= _SMALL_FOLDER or not time.time() < due < time.time() + _LONGEST:
+                self._look_through(folder, mtime, (before, settled, dirty))
+        for folder in known:  # of which nothing is left
+            self.settle(self._listed(self._workflow_in(folder)))
+            self._history.run("DELETE FROM folders WHERE folder = ?", to_text(folder))
+
+    def _listed(self, workflow: str) -> list[tuple[str, str]]:
+        return self._history.rows("SELECT workflow, task FROM tasks WHERE workflow = ?", workflow)
+
+    def _look_through(self, folder: str, mtime: int, known: tuple[object, ...]) -> None:
+        began = time.time()
+        files = set(self._folder.files(folder))
+        workflow = self._workflow_in(folder)
+        names = {name for _, name in self._listed(workflow)}
+        # Nearly every name is its own file name; only the others are encoded and decoded, one by one.
+        unknown = [file for file in files - names if decode(file) is None or to_text(decode(file) or "") not in names]
+        unknown = [file for file in unknown if not _is_hidden(file, files)]
+        gone = [name for name in names - files if not files.intersection(candidates(from_text(name)))]
+        self._take_arrived(self._readable(folder, unknown))
+        self.settle([(workflow, name) for name in gone])
+        now = time.time()
+        settled = abs(time.time_ns() - mtime) > _GRAIN
+        due = now + (now - began) * _RARELY
+        state = (mtime, settled, False, due, len(files))
+        if state[:3] != known or len(files) > _SMALL_FOLDER:  # a question that finds nothing new writes nothing
+            self._history.run("DELETE FROM folders WHERE folder = ?", to_text(folder))
+            self._history.run("INSERT INTO folders VALUES (?, ?, ?, ?, ?, ?)", to_text(folder), *state)
+
+    def _workflow_in(self, folder: str) -> str:
+        name = decode(folder)
+        if name is not None:
+            return to_text(name)
+        known = (text for (text,) in self._history.rows("SELECT DISTINCT workflow FROM tasks"))
+        return next((text for text in known if encode(from_text(text)) == folder), folder)
+
+    def _readable(self, folder: str, files: list[str]) -> Iterator[Found]:
+        for file in files:
+            try:
+                found = self._folder.look_at(folder, file)
+            except Unreadable:
+                continue  # something else that lies there
+            if found is not None:
+                yield found
+
+    def _take_arrived(self, found: Iterator[Found]) -> None:
+        while some := list(islice(found, _AT_ONCE)):
+            self._tell(some)
+            self._history.make_all_latest([each.event_id for each in some])
+
+
+def _is_hidden(file: str, files: set[str]) -> bool:
+    """Tell whether a file that the older format kept under the raw form of a name is hidden by its newer one."""
+    name = decode(file)
+    return name is not None and encode(name) != file and encode(name) in files
+
+
+# Names with pending events: the save that is listed, and whether it is one of them, or a removal is.
+_PENDING = """
+    SELECT pending.workflow, pending.task, any_value(latest.event_id) FILTER (latest.event = 'save')::VARCHAR,
+           bool_or(pending.event = 'remove' OR pending.event_id = latest.event_id)
+    FROM pending LEFT JOIN latest ON latest.workflow = pending.workflow AND latest.task = pending.task
+    GROUP BY pending.workflow, pending.task
+"""
+
+# Where a blob stands, a removal came true before it unless it meant that blob, or one that was overwritten instead.
+_REMOVED = """
+    DELETE FROM pending WHERE event_id IN (
+        SELECT removal.event_id FROM history removal
+        WHERE removal.workflow = $1 AND removal.task = $2 AND removal.event = 'remove' AND NOT EXISTS (
+            SELECT 1 FROM history save
+            WHERE save.workflow = removal.workflow AND save.task = removal.task AND save.event = 'save' AND (
+                save.replaces = removal.replaces OR (save.event_id = $3 AND (
+                    save.blob_id = removal.replaces OR (removal.replaces IS NULL AND save.format = 0)
+                ))
+            )
+        )
+    )
+"""
