@@ -18,7 +18,6 @@ from catalog.times import Moment
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
 IndexPlace = Literal["storage", "private"]
 
@@ -130,7 +129,7 @@ class Catalog:
         conditions.within("size", min_size, max_size)
         rest = order(order_by, TASKS, "workflow, task") + limited(limit)
         sql = f"SELECT {names_of(TASKS)} FROM tasks{conditions.where()}{rest}"
-        return relation(self._ask(sql, conditions.parameters))
+        return relation(self._index.ask(sql, conditions.parameters))
 
     def names(
         self, workflow: str, pattern: str = "*", *, since: Moment | None = None, until: Moment | None = None
@@ -153,7 +152,7 @@ class Catalog:
         conditions.add("workflow = ?", to_text(workflow))
         conditions.glob("task", pattern)
         conditions.between("saved_at", since, until)
-        table = self._ask(f"SELECT task FROM tasks{conditions.where()}", conditions.parameters)
+        table = self._index.ask(f"SELECT task FROM tasks{conditions.where()}", conditions.parameters)
         return sorted(from_text(name) for name in table.column("task").to_pylist())
 
     def sql(
@@ -210,7 +209,7 @@ class Catalog:
         if table not in TABLES:
             raise InvalidQuestion(f"there is no table {table!r} to export; there are {', '.join(TABLES)}")
         columns = names_of(TABLES[table])
-        write_parquet(self._ask(f"SELECT {columns} FROM {table} ORDER BY ALL", None), os.fspath(destination))
+        write_parquet(self._index.ask(f"SELECT {columns} FROM {table} ORDER BY ALL", None), os.fspath(destination))
 
     def compact(self) -> Compacted:
         """Turn the journal's lines into a Parquet file, a tenth of their size.
@@ -228,10 +227,6 @@ class Catalog:
     def rebuild(self) -> Refreshed:
         """Build the index anew from the journal; nothing that the journal or the blobs know is lost."""
         return self._index.rebuild()
-
-    def _ask(self, sql: str, parameters: Parameters) -> pa.Table:
-        with self._index.question() as (connection, _):
-            return connection.sql(sql, params=parameters).to_arrow_table()
 
     def __repr__(self) -> str:
         return f"Catalog({self.path!r})"

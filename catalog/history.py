@@ -92,26 +92,33 @@ class History:
         list of (str, str)
             Workflow and task of the names whose events compete.
         """
-        self._add_new()
-        workflows = self.rows("SELECT DISTINCT workflow FROM batch WHERE workflow IS NOT NULL")
+        self._leave_new()
+        events, named, names, known, pins, workflows = self.rows(_SURVEY)[0]
+        self.added += events
         if workflows:
-            self._mark_dirty([encode(from_text(workflow)) for (workflow,) in workflows])
-        competing: list[tuple[str, str]] = self.rows(_COMPETING)
-        self.run(_LATEST)
-        if self.rows("SELECT 1 FROM batch WHERE event IN ('pin', 'unpin') LIMIT 1"):
+            self._mark_dirty([encode(from_text(workflow)) for workflow in workflows])
+        competing: list[tuple[str, str]] = []
+        if named == names and not known:  # nothing was overwritten or removed, as in nearly every batch
+            self.run(f"INSERT INTO latest SELECT {COLUMNS} FROM batch WHERE event IN ('save', 'remove')")
+            if named < events:
+                self.run(f"INSERT INTO past SELECT {COLUMNS} FROM batch WHERE event NOT IN ('save', 'remove')")
+        else:
+            competing = self.rows(_COMPETING)
+            self.run(_LATEST)
+        if pins:
             self.run(_PINS)
         self._update_pending(segments)
         return competing
 
-    def _add_new(self) -> None:
-        """Add to the history what of the batch is not in it, and leave just that in the batch."""
-        self.run("DELETE FROM batch WHERE rowid NOT IN (SELECT min(rowid) FROM batch GROUP BY event_id)")
+    def _leave_new(self) -> None:
+        """Leave in the batch, once, what is not in the history."""
+        total, distinct = self.rows("SELECT count(*), count(DISTINCT event_id) FROM batch")[0]
+        if distinct < total:
+            self.run("DELETE FROM batch WHERE rowid NOT IN (SELECT min(rowid) FROM batch GROUP BY event_id)")
         self.run(
             """DELETE FROM batch USING history WHERE history.event_id = batch.event_id
             AND history.event_id >= (SELECT min(event_id) FROM batch)"""
         )
-        self.added += self.rows("SELECT count(*) FROM batch")[0][0]
-        self.run(f"INSERT INTO history SELECT {COLUMNS} FROM batch")
 
     def _update_pending(self, segments: list[str]) -> None:
         # Whatever was pending in a segment is settled by the lines behind it; its newest event may be pending now.
@@ -144,27 +151,48 @@ class History:
         known = "SELECT event_id::VARCHAR FROM history WHERE event_id IN (SELECT unnest(?::UUID[]))"
         return {event_id for (event_id,) in self.rows(known, ids)} if ids else set()
 
-    def make_latest(self, workflow: str, task: str, condition: str, *parameters: str) -> None:
-        """Let the newest event of a name that meets a condition be the one that counts."""
-        self.run("DELETE FROM latest WHERE workflow = ? AND task = ?", workflow, task)
+    def choose(self, chosen: str, *parameters: object) -> None:
+        """Let other events of their names be the ones that count.
+
+        Parameters
+        ----------
+        chosen : str
+            SQL that selects their ids, at most one of a name.
+        *parameters : object
+            Its parameters.
+        """
+        self.run(f"CREATE OR REPLACE TEMP TABLE chosen AS FROM history WHERE event_id IN ({chosen})", *parameters)
         self.run(
-            f"""INSERT INTO latest SELECT {COLUMNS} FROM history WHERE workflow = ? AND task = ? AND {condition}
-            ORDER BY event_id DESC LIMIT 1""",
-            workflow,
-            task,
-            *parameters,
+            f"""INSERT INTO past SELECT {COLUMNS} FROM latest SEMI JOIN chosen USING (workflow, task);
+            DELETE FROM latest USING chosen WHERE latest.workflow = chosen.workflow AND latest.task = chosen.task;
+            DELETE FROM past USING chosen WHERE past.event_id = chosen.event_id;
+            INSERT INTO latest SELECT {COLUMNS} FROM chosen"""
         )
 
-    def make_all_latest(self, event_ids: list[str]) -> None:
-        """Let these events be the ones that count for their names, and be true."""
-        self.run("CREATE OR REPLACE TEMP TABLE arrived AS SELECT unnest(?::UUID[]) AS event_id", event_ids)
-        self.run(
-            """DELETE FROM latest USING (SELECT workflow, task FROM history SEMI JOIN arrived USING (event_id)) new
-            WHERE latest.workflow = new.workflow AND latest.task = new.task"""
+    def forget_latest(self, names: list[tuple[str, str]]) -> None:
+        """Let no save of these names count: the newest removal of each does, if one is known."""
+        self.run(_NAMES, [workflow for workflow, _ in names], [task for _, task in names])
+        self.choose(
+            """SELECT max(event_id) FROM history SEMI JOIN names USING (workflow, task)
+            WHERE event = 'remove' GROUP BY workflow, task"""
         )
-        self.run(f"INSERT INTO latest SELECT {COLUMNS} FROM history SEMI JOIN arrived USING (event_id)")
-        self.run("DELETE FROM pending WHERE event_id IN (SELECT event_id FROM arrived)")
+        self.run(
+            f"""CREATE OR REPLACE TEMP TABLE gone AS
+            FROM latest SEMI JOIN names USING (workflow, task) WHERE event = 'save';
+            INSERT INTO past SELECT {COLUMNS} FROM gone;
+            DELETE FROM latest WHERE event_id IN (SELECT event_id FROM gone)"""
+        )
 
+
+_SURVEY = """
+    SELECT count(*), count(*) FILTER (named), count(DISTINCT (workflow, task)) FILTER (named),
+           (SELECT count(*) FROM latest SEMI JOIN batch USING (workflow, task)),
+           coalesce(bool_or(event IN ('pin', 'unpin')), false),
+           list(DISTINCT workflow) FILTER (workflow IS NOT NULL)
+    FROM (SELECT *, event IN ('save', 'remove') AS named FROM batch)
+"""
+
+_NAMES = "CREATE OR REPLACE TEMP TABLE names AS SELECT unnest(?::VARCHAR[]) AS workflow, unnest(?::VARCHAR[]) AS task"
 
 _COMPETING = """
     WITH names AS (SELECT DISTINCT workflow, task FROM batch WHERE event IN ('save', 'remove')),
@@ -185,14 +213,13 @@ _COMPETING = """
 
 _LATEST = f"""
     CREATE OR REPLACE TEMP TABLE winners AS
-    SELECT {COLUMNS} FROM (
-        SELECT *, row_number() OVER (PARTITION BY workflow, task ORDER BY event_id DESC) AS place
-        FROM batch WHERE event IN ('save', 'remove')
-    ) WHERE place = 1;
+    SELECT workflow, task, max(event_id) AS event_id FROM batch WHERE event IN ('save', 'remove') GROUP BY ALL;
     DELETE FROM winners USING latest
     WHERE latest.workflow = winners.workflow AND latest.task = winners.task AND latest.event_id > winners.event_id;
+    INSERT INTO past SELECT {COLUMNS} FROM latest SEMI JOIN winners USING (workflow, task);
     DELETE FROM latest USING winners WHERE latest.workflow = winners.workflow AND latest.task = winners.task;
-    INSERT INTO latest SELECT {COLUMNS} FROM winners;
+    INSERT INTO latest SELECT {COLUMNS} FROM batch SEMI JOIN winners USING (event_id);
+    INSERT INTO past SELECT {COLUMNS} FROM batch ANTI JOIN winners USING (event_id);
 """
 
 _PINS = """

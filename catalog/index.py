@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from catalog import box
 from catalog.box import Limits
 from catalog.compact import Compacted, Compaction
 from catalog.engine import INDEX, engine, instance, renew
-from catalog.errors import CatalogUnusable
+from catalog.errors import CatalogUnusable, InvalidQuestion
 from catalog.fold import Fold, Refreshed
 from catalog.folder import Folder
 from catalog.identity import ensure_identity, read_identity
@@ -38,8 +38,8 @@ _FILE = "catalog.duckdb"
 _PATIENCE = 5.0  # seconds to wait for other processes' questions, nearly all of which take milliseconds
 # What DuckDB says where another program has the file open, or somebody in this one.
 _FOREIGN_LOCKS = ("Could not set lock", "Unique file handle conflict")
-# A version that every supported DuckDB reads and writes.
-_STORAGE_VERSION = "v1.0.0"
+# A version that every supported DuckDB reads and writes; older ones compress more slowly.
+_STORAGE_VERSION = "v1.3.0"
 
 _log = logging.getLogger("functionfuse.catalog")
 
@@ -104,9 +104,32 @@ class Index:
             If it is no reading query, or takes too much.
         """
         box.check(query)
-        with self._fresh() as (path, _):
+
+        def run(path: str) -> pa.Table:
             _detach(instance())
             return box.run(path, query, parameters, limits)
+
+        return self._answered(run)
+
+    def ask(self, sql: str, parameters: Parameters) -> pa.Table:
+        """Return the rows of our own SQL; raises as `question` does."""
+        return self._answered(lambda _: instance().sql(sql, params=parameters).to_arrow_table())
+
+    def _answered(self, action: Callable[[str], pa.Table]) -> pa.Table:
+        """Return what `action` makes of the index; where it turns out to be damaged, of one that is built anew."""
+        import duckdb
+
+        path = ""
+        try:
+            with self._fresh() as (path, _):
+                return action(path)
+        except (duckdb.Error, InvalidQuestion) as error:
+            if not path or path not in str(error.__cause__ or error):  # DuckDB names the file that it cannot read
+                raise
+            _log.warning("the catalog's index %s is damaged and built anew: %s", path, error)
+            renew()
+        with self._fresh(anew=True) as (path, _):
+            return action(path)
 
     def compact(self) -> Compacted:
         """Compact the journal; raises as `question` does, and `OSError` where it cannot be written."""

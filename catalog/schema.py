@@ -98,15 +98,16 @@ def names_of(columns: tuple[Column, ...]) -> str:
 
 
 #: The statements that make an empty index. `latest` holds the last event of every name, removals too, so that
-#: a line that arrives late does not bring back what was removed; `pending` the events of which nobody knows yet
-#: whether they came true; `pins` the last word on every name that was ever pinned.
+#: a line that arrives late does not bring back what was removed; `past` all other events; `pending` those of which
+#: nobody knows yet whether they came true; `pins` the last word on every name that was ever pinned.
 CREATE = (
     "CREATE TABLE meta (schema_version INTEGER, storage VARCHAR, index_id VARCHAR)",
     "CREATE TABLE segments (name VARCHAR, position BIGINT, lines BIGINT, torn BIGINT)",
     "CREATE TABLE compacted (name VARCHAR)",
     "CREATE TABLE folders (folder VARCHAR, mtime BIGINT, settled BOOLEAN, dirty BOOLEAN, due DOUBLE, entries BIGINT)",
-    _table("history", BATCH),
+    _table("past", BATCH),
     _table("latest", BATCH),
+    f"CREATE VIEW history AS SELECT {names_of(BATCH)} FROM past UNION ALL SELECT {names_of(BATCH)} FROM latest",
     "CREATE TABLE pending (event_id UUID, event VARCHAR, workflow VARCHAR, task VARCHAR, segment VARCHAR)",
     "CREATE TABLE pins (workflow VARCHAR, task VARCHAR, event_id UUID, pinned BOOLEAN)",
     f"""CREATE VIEW tasks AS SELECT {names_of((*_NAMES, *_RESULT))}, coalesce(pinned, false) AS pinned
@@ -118,8 +119,8 @@ CREATE = (
            began."time" AS started, ended."time" AS finished,
            coalesce(ended.details->>'status', 'running') AS status,
            (ended.details->>'computed')::BIGINT AS computed, (ended.details->>'restored')::BIGINT AS restored
-    FROM (SELECT * FROM history WHERE event = 'run-started') began
-    LEFT JOIN (SELECT * FROM history WHERE event = 'run-finished') ended USING (run_id)""",
+    FROM (SELECT * FROM past WHERE event = 'run-started') began
+    LEFT JOIN (SELECT * FROM past WHERE event = 'run-finished') ended USING (run_id)""",
 )
 
 _TRANSFORM = json.dumps(
@@ -145,7 +146,7 @@ def select_batch(more: str = "") -> str:
     """Return SQL that turns ``lines(line, segment, position)`` into rows as `BATCH` has them.
 
     A line that is no event is left out: read_ndjson would make it a row of NULLs. A save has one id and one time, its
-    blob's; it and a removal have names.
+    blob's; it and a removal have names. (The `unnest` of one element keeps DuckDB from parsing a line once a column.)
 
     Parameters
     ----------
@@ -155,7 +156,7 @@ def select_batch(more: str = "") -> str:
     return f"""
     SELECT {_BATCH_FIELDS}{more}
     FROM (
-        SELECT json_transform(line::JSON, '{_TRANSFORM}') AS row, line, segment, position
+        SELECT unnest([json_transform(line::JSON, '{_TRANSFORM}')]) AS row, line, segment, position
         FROM lines WHERE json_valid(line)
     )
     WHERE row.event IS NOT NULL AND coalesce(row.event_id, row.blob_id) IS NOT NULL

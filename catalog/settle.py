@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 from catalog.folder import Folder, Found, Unreadable
@@ -50,6 +51,8 @@ class Blobs:
 
         Of the last save of a killed writer nobody ever learns more: it costs every question one look, no writing.
         """
+        if not self._history.rows("SELECT 1 FROM pending LIMIT 1"):
+            return  # the join is a scan of all that is stored
         for workflow, task, listed, is_open in self._history.rows(_PENDING):
             if is_open or self._id_at(workflow, task) != listed:
                 yield workflow, task
@@ -63,31 +66,50 @@ class Blobs:
 
     def settle(self, names: Names) -> None:
         """Look at the blobs of `names`, and believe them."""
+        each = iter(names)
+        while some := list(islice(each, _AT_ONCE)):
+            self._settle_some(some)
+
+    def _settle_some(self, names: list[tuple[str, str]]) -> None:
+        absent: list[tuple[str, str]] = []
+        present: dict[tuple[str, str], Found] = {}
         for workflow, task in names:
-            try:
+            with suppress(Unreadable):  # damaged: the journal's word stands, and reading it says what is wrong
                 found = self._folder.look(from_text(workflow), from_text(task))
-            except Unreadable:
-                continue  # damaged: the journal's word stands, and reading it says what is wrong
-            if found is None:
-                self._settle_absent(workflow, task)
-            else:
-                self._settle_present(workflow, task, found)
+                if found is None:
+                    absent.append((workflow, task))
+                else:
+                    present[workflow, task] = found
+        if absent:
+            self._settle_absent(absent)
+        if present:
+            self._settle_present(present)
 
-    def _settle_present(self, workflow: str, task: str, found: Found) -> None:
-        run, rows = self._history.run, self._history.rows
-        self._tell([found])
-        run("DELETE FROM pending WHERE event_id = ?", found.event_id)
-        if rows("SELECT 1 FROM pending WHERE workflow = ? AND task = ? AND event = 'remove'", workflow, task):
-            run(_REMOVED, workflow, task, found.event_id)
-        listed = rows("SELECT event_id::VARCHAR FROM latest WHERE workflow = ? AND task = ?", workflow, task)
-        if listed != [(found.event_id,)]:  # writing the same again would cost every question
-            self._history.make_latest(workflow, task, "event_id = ?", found.event_id)
+    def _settle_present(self, present: dict[tuple[str, str], Found]) -> None:
+        ids = [found.event_id for found in present.values()]
+        self._tell(list(present.values()))
+        self._history.run("DELETE FROM pending WHERE event_id IN (SELECT unnest(?::UUID[]))", ids)
+        for workflow, task in self._history.rows("SELECT DISTINCT workflow, task FROM pending WHERE event = 'remove'"):
+            if (workflow, task) in present:
+                self._history.run(_REMOVED, workflow, task, present[workflow, task].event_id)
+        unlisted = "SELECT unnest(?::UUID[]) EXCEPT SELECT event_id FROM latest"
+        wanted = [str(event_id) for (event_id,) in self._history.rows(unlisted, ids)]
+        if wanted:  # writing the same again would cost every question
+            self._history.choose("SELECT unnest(?::UUID[])", wanted)
 
-    def _settle_absent(self, workflow: str, task: str) -> None:
-        named = "workflow = ? AND task = ?"
-        self._history.run(f"DELETE FROM pending WHERE {named} AND event = 'remove'", workflow, task)
-        if self._history.rows(f"SELECT 1 FROM tasks WHERE {named}", workflow, task):
-            self._history.make_latest(workflow, task, "event = 'remove'")
+    def _settle_absent(self, names: list[tuple[str, str]]) -> None:
+        workflows, tasks = [list(column) for column in zip(*names, strict=True)]
+        pairs = "SELECT unnest(?::VARCHAR[]) AS workflow, unnest(?::VARCHAR[]) AS task"
+        self._history.run(
+            f"""DELETE FROM pending USING ({pairs}) names WHERE event = 'remove'
+            AND pending.workflow = names.workflow AND pending.task = names.task""",
+            workflows,
+            tasks,
+        )
+        listed = f"SELECT workflow, task FROM tasks SEMI JOIN ({pairs}) USING (workflow, task)"
+        gone = self._history.rows(listed, workflows, tasks)
+        if gone:
+            self._history.forget_latest(gone)
 
     # Folders
 
@@ -151,7 +173,9 @@ class Blobs:
     def _take_arrived(self, found: Iterator[Found]) -> None:
         while some := list(islice(found, _AT_ONCE)):
             self._tell(some)
-            self._history.make_all_latest([each.event_id for each in some])
+            ids = [each.event_id for each in some]
+            self._history.choose("SELECT unnest(?::UUID[])", ids)
+            self._history.run("DELETE FROM pending WHERE event_id IN (SELECT unnest(?::UUID[]))", ids)
 
 
 def _is_hidden(file: str, files: set[str]) -> bool:
