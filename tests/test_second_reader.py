@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import Note, NoteSerializer
+from tests.fixtures.make_format_1 import EVENTS, FIELD, FOLDER, RESULTS
 from tests.snippets import first_below
 from tests.test_older_format import older
 
@@ -261,6 +263,19 @@ def test_the_older_format(storage: FileStorage, root: Path, tmp_path: Path) -> N
         ("old", "overwritten"): "'new'",
     }
     assert listed(storage) == set(values(answers))
+
+
+def test_the_fixtures(root: Path, tmp_path: Path) -> None:
+    """The storage of format 1 that is kept as bytes is read by the page, too."""
+    shutil.copytree(FOLDER, root)
+    answers = ask(root, tmp_path)
+    read = values(answers)
+    plain = {name: value for name, value in RESULTS.items() if name != ("values", "notes")}
+    assert {name: read[name] for name in plain} == {name: ascii(value) for name, value in plain.items()}
+    assert read["values", "field"] == [hashlib.sha256(FIELD.tobytes()).hexdigest()]
+    assert len(read) == len(RESULTS) + 2
+    assert [event for _, event, workflow, _ in told(answers) if workflow == "history"] == EVENTS
+    assert told(answers) == happened(FileStorage(root))
 
 
 def test_a_newer_format_is_refused(storage: FileStorage, root: Path, tmp_path: Path) -> None:
