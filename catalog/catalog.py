@@ -40,6 +40,14 @@ class Catalog:
     Every question first folds in what was saved since the last one, from
     whatever process, and leaves nothing locked: answers are materialised.
     Safe to use from several threads; survives `fork` and pickling.
+
+    Examples
+    --------
+    >>> catalog = Catalog.open("results")
+    >>> catalog.names("weather", "m*")
+    ['mean']
+    >>> catalog.sql("SELECT task, value FROM tasks WHERE size < $most", {"most": 10_000}).fetchall()
+    [('mean', '12.9')]
     """
 
     def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = True, index: IndexPlace = "storage") -> None:
@@ -230,3 +238,14 @@ class Catalog:
 
     def __repr__(self) -> str:
         return f"Catalog({self.path!r})"
+
+    def _repr_html_(self) -> str | None:
+        return self._overview("Catalog")
+
+    def _overview(self, title: str) -> str | None:
+        from catalog.overview import overview  # on use: only notebooks ask
+
+        return overview(title, self.path, self._index)
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name[0] != "_"]

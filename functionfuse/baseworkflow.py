@@ -144,6 +144,14 @@ class BaseWorkflow:
         """Return the code that makes the result of `node` in this workflow, to take a fingerprint of."""
         return self._replaced.get(node, node.code)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.workflow_name!r}>"
+
+    def _repr_html_(self) -> str | None:
+        from functionfuse._html import workflow_html  # on use: only notebooks ask
+
+        return workflow_html(self)
+
     def _ancestors(self) -> dict[Node, list[Node]]:
         """Return the parents of every node in the graph."""
         graph: dict[Node, list[Node]] = {}

@@ -36,6 +36,9 @@ class Outcome(Protocol):
     def result_of(self, node: Node) -> Any:
         """Return the result of `node` in that run."""
 
+    def has_result_of(self, node: Node) -> bool:
+        """Tell whether `result_of` would compute nothing."""
+
 
 class _NotIterable(Reference):
     """A reference that explains why it cannot be iterated over."""
@@ -202,6 +205,11 @@ class Node(_NotIterable):
     def __repr__(self) -> str:
         return f"<Node {self._name!r}>"
 
+    def _repr_html_(self) -> str | None:
+        from functionfuse._html import node_html  # on use: only notebooks ask
+
+        return node_html(self)
+
     def _nodes(self) -> tuple[Node, ...]:
         return (self,)
 
@@ -277,7 +285,8 @@ class StandIn(_NotIterable):
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # copy and pickle ask for such names before there is a constructor
+        # copy and pickle ask for such names before there is a constructor; what notebooks ask for must make no nodes.
+        if name.startswith(("__", "_repr_", "_ipython_")):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         # The constructor's attributes are found here and not by properties: an
         # AttributeError inside a property would end up here and lose its message.
@@ -287,6 +296,9 @@ class StandIn(_NotIterable):
 
     def __repr__(self) -> str:
         return f"<StandIn {self._constructor.get_name()!r}>"
+
+    def _repr_html_(self) -> str | None:
+        return self._constructor._repr_html_()
 
     def _call(self, method: Task, /, *args: Any, **kwargs: Any) -> Node:
         with _method_order:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
+import importlib
 import importlib.util
+import inspect
+import pkgutil
 import re
 import subprocess
 import sys
+import typing
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 
+import catalog
+import functionfuse
+from functionfuse.storage import Storage
 from tests.snippets import program
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +51,6 @@ def documented() -> set[str]:
 def public() -> set[str]:
     """Return functionfuse's modules without an underscore, and those that `catalog.__all__` opens."""
     ours = {relative(path.with_suffix("")).replace("/", ".") for path in (ROOT / "functionfuse").rglob("[!_]*.py")}
-    catalog = importlib.import_module("catalog")
     return {name for name in ours if "._" not in name} | {getattr(catalog, name).__module__ for name in catalog.__all__}
 
 
@@ -48,3 +58,58 @@ def test_the_reference_describes_every_public_module() -> None:
     """The API reference misses no public module, and has none that is gone."""
     assert sorted(public() - documented()) == []
     assert [name for name in sorted(documented()) if importlib.util.find_spec(name) is None] == []
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Build the site, which no warning may spoil, and return every name that its index has, without its module."""
+    site = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", str(site / "trees")]
+    build = subprocess.run([*command, str(ROOT / "docs"), str(site)], capture_output=True, text=True)
+    assert build.returncode == 0, build.stderr
+    inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    entries = re.findall(r"^(\S+) py:(\w+) ", zlib.decompress(inventory).decode(), re.MULTILINE)
+    inside = ("method", "property", "attribute")
+    return {".".join(name.split(".")[-1 - (role in inside) :]) for name, role in entries}
+
+
+def opened() -> Iterator[tuple[str, object]]:
+    """Yield every name that a public package opens, or a module of functionfuse that is documented defines."""
+    packages = [
+        name for _, name, is_package in pkgutil.walk_packages(functionfuse.__path__, "functionfuse.") if is_package
+    ]
+    for name in ("functionfuse", "catalog", "catalog.errors", *packages, *sorted(public())):
+        module = importlib.import_module(name)
+        own = [key for key, value in vars(module).items() if key[0] != "_" and inspect.getmodule(value) is module]
+        for key in getattr(module, "__all__", own):
+            yield key, getattr(module, key)
+
+
+def returned() -> Iterator[tuple[str, object]]:
+    """Yield the classes of this project that methods of storages and catalogs return."""
+    known = {"Catalog": catalog.Catalog, "duckdb": duckdb, "date": datetime.date, "datetime": datetime.datetime}
+    for cls in (Storage, catalog.Catalog):
+        for _, method in inspect.getmembers(cls, inspect.isroutine):
+            if not method.__name__.startswith("_"):
+                answer = typing.get_type_hints(method, localns=known).get("return")
+                if inspect.isclass(answer) and answer.__module__.split(".")[0] in ("functionfuse", "catalog"):
+                    yield answer.__name__, answer
+
+
+@pytest.mark.slow
+def test_the_reference_describes_every_public_name(described: set[str]) -> None:
+    """Functions, classes, their methods, exceptions and constants: what is open is described."""
+    missing = set()
+    for name, value in (*opened(), *returned()):
+        members = vars(value) if inspect.isclass(value) else {}
+        methods = [key for key in members if key[0] != "_" and callable(inspect.getattr_static(value, key))]
+        missing |= {name, *(f"{name}.{method}" for method in methods)} - described
+    assert sorted(missing) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_lead_somewhere(page: Path) -> None:
+    """What a page links to in the repository is there."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []

@@ -265,9 +265,17 @@ class Run:
         """Return the result of a node after the run: at hand, or read, or as a last resort computed."""
         if node in self._results:
             return self._results[node]
-        if self._storage is not None and node in self._kept and self._storage.file_exists(self._name, node.get_name()):
+        if self._storage is not None and self.has_result_of(node):
             return self._storage.read_task(self._name, node.get_name())
         return Run(_Part(self._workflow, node), self._settings).execute(iter_nodes)[0]
+
+    def has_result_of(self, node: Node) -> bool:
+        """Tell whether the result of a node is at hand, or stored."""
+        if node in self._results:
+            return True
+        return (
+            self._storage is not None and node in self._kept and self._storage.file_exists(self._name, node.get_name())
+        )
 
     def _finish(self, status: str, plan: Plan) -> None:
         with _nothing_hidden("the end of the run could not be recorded", status != "finished"):

@@ -45,6 +45,9 @@ Footer = record.Footer
 new_id = ids.new_id
 quote = record.quote
 
+#: What workflow backends call; tab completion is for those who keep and look for results.
+_FOR_BACKENDS = frozenset({"footer", "keep", "note", "restore", "stored"})
+
 _log = logging.getLogger("functionfuse.storage")
 _SERIALIZERS = record.fragment(serializers=["pickle"])
 
@@ -96,6 +99,19 @@ class Storage:
     -----
     Any number of threads and processes may save, read, list and remove in one
     storage at once. A storage object can be pickled and survives `fork`.
+
+    Examples
+    --------
+    >>> from functionfuse.storage import storage_factory
+    >>> storage = storage_factory({"kind": "file", "options": {"path": "results"}})
+    >>> storage.save("weather", "mean", {"morning": 12.9})
+    >>> storage.read_task("weather", "mean")
+    {'morning': 12.9}
+    >>> storage.list_tasks("weather", "m*")
+    ['mean']
+    >>> storage.catalog.tasks("weather", since="2026-01-01").project("task, value->>'morning'").fetchall()
+    [('mean', '12.9')]
+    >>> storage.remove_task("weather", "mean")
     """
 
     def __init__(self, place: LocalPlace) -> None:
@@ -431,6 +447,12 @@ class Storage:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._place.root!r})"
+
+    def _repr_html_(self) -> str | None:
+        return self.catalog._overview(type(self).__name__)
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name[0] != "_" and name not in _FOR_BACKENDS]
 
     def _names(self, workflow_name: str) -> dict[str, tuple[str, str]]:
         return {

@@ -23,6 +23,13 @@ class FileStorage(Storage):
         If the path is empty or no path.
     StorageUnusable
         If the path is a file.
+
+    Examples
+    --------
+    >>> storage = FileStorage("results")
+    >>> storage.save("weather", "mean", 12.9)
+    >>> storage.read_task("weather", "mean")
+    12.9
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
