@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _IDLE = 2 * PAUSE  # seconds: a writer whose clock or view of the folder lags behind still has left its segment
 _MANY = 64  # segments, or Parquet files, that are worth to be made one
+_LARGE = 64 << 20  # bytes of a Parquet file that is left as it is
 _GROUP = 100_000  # rows that are written at once
 _CHUNK = 1 << 24  # bytes of a segment that are read at once
 
@@ -94,9 +95,9 @@ class Compaction:
         before = self._bytes()
         idle = self._idle()
         events = self._compact(idle)
-        names = self._folder.compacted()
-        if len(names) > 1:
-            self._merge(names)
+        small = [name for name in self._folder.compacted() if self._size(name) < _LARGE]
+        if len(small) > 1:
+            self._merge(small)
         return Compacted(len(idle), events, before, self._bytes(), len(self._folder.segments()))
 
     def _size(self, name: str) -> int:
@@ -116,16 +117,19 @@ class Compaction:
     # Segments
 
     def _compact(self, segments: list[Segment]) -> int:
-        if not segments:
-            return 0
+        whole: list[compacted.Whole] = []
         with _Output(self._folder.root) as output:
-            whole = [self._copy(segment, output) for segment in segments]
+            for segment in segments:
+                with suppress(FileNotFoundError):  # another compactor has moved it
+                    whole.append(self._copy(segment, output))
+            if not whole:
+                return 0
             output.publish(whole)
         os.makedirs(self._retired, exist_ok=True)
-        for segment in whole:
+        for each in whole:
             with suppress(FileNotFoundError):  # another compactor was quicker
-                os.rename(f"{self._journal}/{segment.name}", f"{self._retired}/{segment.name}")
-                self._delete(segment.name, segment.position)
+                os.rename(f"{self._journal}/{each.name}", f"{self._retired}/{each.name}")
+                self._delete(each.name, each.position)
         return output.rows
 
     def _copy(self, segment: Segment, output: _Output) -> compacted.Whole:
@@ -170,18 +174,24 @@ class Compaction:
     # Parquet files
 
     def _merge(self, names: list[str]) -> None:
+        import pyarrow as pa
         import pyarrow.compute as pc
 
         whole: dict[str, compacted.Whole] = {}
+        merged: list[str] = []
         with _Output(self._folder.root) as output:
             for name in names:
-                with self._folder.open_compacted(name) as file:
+                # Another compactor may have merged it already.
+                with suppress(FileNotFoundError), self._folder.open_compacted(name) as file:
                     new = [each for each in compacted.segments(file) if not _holds(whole, each)]
                     for table in compacted.tables(file) if new else ():
-                        output.add(table.filter(pc.is_in(table["segment"], pc.array([each.name for each in new]))))
-                whole |= {each.name: each for each in new}
+                        output.add(table.filter(pc.is_in(table["segment"], pa.array([each.name for each in new]))))
+                    whole |= {each.name: each for each in new}
+                    merged.append(name)
+            if len(merged) < 2:
+                return
             output.publish(list(whole.values()))
-        for name in names:
+        for name in merged:
             with suppress(FileNotFoundError):
                 os.unlink(f"{self._journal}/{name}")
 

@@ -112,12 +112,12 @@ def tables(file: IO[bytes]) -> Iterator[pa.Table]:
 
 def rows_of(connection: duckdb.DuckDBPyConnection, text: str, segment: str, known: int) -> pa.Table:
     """Return the events of a text of journal lines that stand behind `known` others of their segment."""
-    return connection.execute(
+    return connection.sql(
         f"""WITH lines AS (
             SELECT unnest(parts) AS line, ? AS segment, ? + generate_subscripts(parts, 1) AS position
             FROM (SELECT string_split(?, chr(10)) AS parts)
         ) SELECT {_STORED}, line FROM ({select_batch(f", {UNKNOWN_FIELDS}")})""",
-        [segment, known, text],
+        params=[segment, known, text],
     ).to_arrow_table()
 
 

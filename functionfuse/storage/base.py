@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from catalog import ids, names, record
 from functionfuse.errors import (
@@ -89,6 +89,8 @@ class Storage:
     ----------
     place : LocalPlace
         Where the bytes go.
+    index : {"storage", "private"}
+        Where the catalog's index lies: with the results, or in the user's cache directory.
 
     Attributes
     ----------
@@ -114,9 +116,10 @@ class Storage:
     >>> storage.remove_task("weather", "mean")
     """
 
-    def __init__(self, place: LocalPlace) -> None:
+    def __init__(self, place: LocalPlace, index: Literal["storage", "private"] = "storage") -> None:
         self._place = place
         self._registry = _codec.Registry()
+        self._index = index
         self._catalog: Catalog | None = None
         self.always_read = False
 
@@ -343,7 +346,7 @@ class Storage:
         if self._catalog is None:
             from catalog import Catalog  # on use: saving and reading need none of it
 
-            self._catalog = Catalog(self._place.root, must_exist=False)
+            self._catalog = Catalog(self._place.root, must_exist=False, index=self._index)
         return self._catalog
 
     # Removing

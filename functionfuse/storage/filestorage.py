@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from functionfuse.errors import InvalidConfiguration, StorageUnusable
 from functionfuse.storage._places import LocalPlace
@@ -16,11 +17,14 @@ class FileStorage(Storage):
     ----------
     path : str or path-like
         The folder; made when the first result is saved. ``~`` is the user's home.
+    index : {"storage", "private"}
+        Where the catalog's index lies: beside the results, for all to share, or in the user's cache directory, for a
+        file system whose locks cannot be trusted.
 
     Raises
     ------
     InvalidConfiguration
-        If the path is empty or no path.
+        If the path is empty or no path, or the index is none of the two.
     StorageUnusable
         If the path is a file.
 
@@ -32,10 +36,12 @@ class FileStorage(Storage):
     12.9
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], index: Literal["storage", "private"] = "storage") -> None:
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise InvalidConfiguration(f"the path of a file storage has to be the name of a folder, not {path!r}")
         root = os.path.abspath(os.path.expanduser(os.fspath(path)))
         if os.path.exists(root) and not os.path.isdir(root):
             raise StorageUnusable(f"{root} is a file: a storage needs a folder, choose another path")
-        super().__init__(LocalPlace(root))
+        if index not in ("storage", "private"):
+            raise InvalidConfiguration(f"the index of a file storage is 'storage' or 'private', not {index!r}")
+        super().__init__(LocalPlace(root), index)
