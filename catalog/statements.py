@@ -49,9 +49,11 @@ _HARMFUL = {
 # Views that tell of the machine; they need no parenthesis.
 _VIEW = re.compile(rf"(duckdb|pragma|sqlite)_\w+|pg_(settings|prepared_statements)|{INDEX}", re.ASCII)
 
-_WORD = re.compile(r'"(?:[^"]|"")*"|\w[\w$]*')
-# What DuckDB's parser takes for blanks, and its tokenizer for a part of a name.
-_BLANK = re.compile(r"(?=\W)[^\x00-\x7f]")
+_TEXT = re.compile(r"[^\0\ud800-\udfff]*").fullmatch  # at a NUL, some versions stop reading
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+_COMMENT = re.compile(r"--|/\*")
+# A blank beyond ASCII is one to DuckDB's parser, and to its tokenizer a part of the name beside it.
+_WORD = re.compile(r"\w[\w$]*")
 
 
 class _Token(NamedTuple):
@@ -76,21 +78,21 @@ def check(query: str) -> None:
     """
     import duckdb
 
-    if not isinstance(query, str):
-        raise InvalidQuestion(f"a query is a string such as 'SELECT * FROM tasks', not {query!r}")
+    if not isinstance(query, str) or not _TEXT(query):
+        raise InvalidQuestion(f"a query is a text such as 'SELECT * FROM tasks', not {query!r}")
     try:
         statements = duckdb.extract_statements(query)
-    except (duckdb.Error, UnicodeError) as error:
+    except duckdb.Error as error:
         raise InvalidQuestion(shortened(error)) from error
     if not statements:
         raise InvalidQuestion("the query is empty: write a SELECT over tasks, events or runs")
     tokens = list(_tokens(query))
+    _check_beginnings(tokens)
     kinds = [statement.type.name for statement in statements]
     is_pivot = any(token in _PIVOT for token in tokens)
     for kind in kinds:
         if kind not in _READING and not (is_pivot and kind in _PIVOTING):
             raise _refusal(kind)
-    _check_beginnings(tokens)
     _check_words(tokens)
 
 
@@ -114,10 +116,10 @@ def check_parameters(query: str, parameters: Parameters) -> None:
     """
     import duckdb
 
-    *before, last = duckdb.extract_statements(query)
-    if any(statement.named_parameters for statement in before):
+    statements = duckdb.extract_statements(query)
+    if any(statement.named_parameters for statement in statements[:-1]):
         raise InvalidQuestion("only the last statement of a query may have parameters")
-    wanted = {str(name) for name in last.named_parameters}
+    wanted = {str(name) for statement in statements[-1:] for name in statement.named_parameters}
     if isinstance(parameters, Mapping):
         given = {str(name) for name in parameters}
     elif isinstance(parameters, (list, tuple, type(None))):
@@ -152,16 +154,21 @@ def _tokens(query: str) -> Iterator[_Token]:
     """Yield words and signs without comments, which one version has as tokens and another as the ends of tokens."""
     import duckdb
 
-    text = _BLANK.sub(" ", query)
-    raw = text.encode()
-    found = duckdb.tokenize(text)
+    raw = query.encode()
+    found = duckdb.tokenize(query)
     ends = [*(start for start, _ in found[1:]), len(raw)]
     for (start, kind), end in zip(found, ends, strict=True):
-        token = raw[start:end].decode(errors="replace").strip()
-        if kind.name == "comment" or not token:
-            continue
-        word = _WORD.match(token) if kind.name in ("identifier", "keyword") else None
-        yield _Token(word[0].strip('"').lower(), True) if word else _Token(token[0], False)
+        text = raw[start:end].decode(errors="replace").strip()
+        if kind.name in ("identifier", "keyword"):
+            for word in _words(text):
+                yield _Token(word.lower(), True)
+        elif kind.name != "comment" and text:
+            yield _Token(text[0], False)
+
+
+def _words(text: str) -> list[str]:
+    quoted = _QUOTED.match(text)
+    return [quoted[1]] if quoted else _WORD.findall(_COMMENT.split(text)[0])
 
 
 def _check_beginnings(tokens: list[_Token]) -> None:
