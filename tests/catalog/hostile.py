@@ -351,7 +351,6 @@ REFUSED: dict[str, list[str]] = {
         "\x00",
         "SELECT 1 \x00; DROP TABLE latest",
         "\ud800",
-        "(" * 5000 + "SELECT 1" + ")" * 5000,
         "EXPLAIN " * 100 + "SELECT 1",
     ],
 }
@@ -391,4 +390,5 @@ HARMLESS: list[tuple[str, list[tuple[object, ...]]]] = [
     ("SELECT json_serialize_sql('SELECT 1')->>'error'", [("false",)]),
     ("EXPLAIN ANALYZE SELECT 1; SELECT 2", [(2,)]),
     ("SELECT 1;;; -- and no more", [(1,)]),
+    ("(" * 500 + "SELECT 1" + ")" * 500, [(1,)]),
 ]

@@ -108,7 +108,7 @@ def test_what_runs_away_is_stopped(ground: Ground, statement: str) -> None:
     assert ground.look() == ground.before
 
 
-@pytest.mark.parametrize(("statement", "expected"), HARMLESS)
+@pytest.mark.parametrize(("statement", "expected"), HARMLESS, ids=range(len(HARMLESS)))
 def test_what_only_looks_hostile_is_answered(
     ground: Ground, statement: str, expected: list[tuple[object, ...]]
 ) -> None:
