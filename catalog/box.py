@@ -1,11 +1,10 @@
 """SQL from anybody, in a box: it reads the catalog, and nothing else is possible.
 
-Two walls. The statement is read before it runs, so that a refusal can say what
-was refused. And it runs in a DuckDB instance of its own, made for this one
-question, to which the index is attached read-only, and which has no access to
-files, network, extensions, settings and Python variables. The second wall alone
-has a hole: ``COPY ... TO`` may write to the attached file itself. The first
-alone would have to know every function of every version of DuckDB.
+Two walls, each of which holds alone. The statements are read before they run
+(`catalog.statements`), so that a refusal can say what was refused. And they run
+in a DuckDB instance of their own, made for this one question, to which the
+index is attached read-only, and which has no file system, network, extensions,
+settings and Python variables. Of the index it shows the catalog's tables.
 """
 
 from __future__ import annotations
@@ -19,28 +18,26 @@ from typing import TYPE_CHECKING
 
 from catalog.errors import InvalidQuestion
 from catalog.query import Parameters
+from catalog.schema import TABLES
+from catalog.statements import INDEX, check, check_parameters, shortened
+
+__all__ = ["Limits", "check", "run"]
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-_INDEX = "catalog"
-_READING = {"SELECT", "EXPLAIN"}
-_PIVOTING = {"MULTI", "CREATE"}  # DuckDB makes several statements of one PIVOT, the first of them a CREATE TYPE
-_WRITING = {"delete", "insert", "merge", "truncate", "update"}
-_SKIPPED = re.compile(r"\s*(?:--[^\n]*(?:\n|$)|/\*.*?\*/|\s+)*", re.DOTALL)
-_EXPLAIN = re.compile(r"explain\b\s*(analyze\b)?\s*(\([^()]*\))?", re.IGNORECASE)
-
-# Functions and views that tell of the machine, or reach beyond the catalog; by their whole names or how they begin.
-_FOREIGN = re.compile(
-    r"(read_|duckdb_|pragma_|parquet_|sqlite_|postgres_|mysql_|iceberg_|delta_|st_read|http_|sniff_|test_)\w*"
-    r"|\w+_scan|glob|query|query_table|getenv|getvariable|current_setting|set_config|write_log|parse_duckdb_log_message"
-    r"|json_execute_serialized_sql|json_serialize_plan|pg_settings|which_secret|checkpoint|force_checkpoint|nextval"
-    r"|currval|copy_database|enable_\w+|disable_\w+|sql_auto_complete|from_substrait|add_parquet_key",
-    re.IGNORECASE,
+# What closes the box once the index is attached, in this order. Without access to files DuckDB still opens those that
+# are attached, and `COPY ... TO` would write to them; without a file system it opens none, and reads what is open.
+_CLOSING = (
+    "SET enable_external_access = false",
+    "SET disabled_filesystems = 'LocalFileSystem'",
+    "SET lock_configuration = true",
 )
-# Those among them that are views, and so need no parenthesis to be called.
-_FOREIGN_VIEW = re.compile(r"(duckdb|pragma|sqlite)_\w+|pg_settings", re.IGNORECASE)
+_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(i?)B\s*", re.IGNORECASE | re.ASCII)
+_UNITS = "BKMGT"
+_AGAIN = 0.05  # seconds between two interrupts
+_ROWS = 10_000  # of an answer that are taken at once
 
 
 @dataclass(frozen=True)
@@ -50,45 +47,31 @@ class Limits:
     Attributes
     ----------
     memory : str
-        As DuckDB writes it, such as ``"1GB"``.
+        A number of bytes with its unit, such as ``"1GB"``: for the query, and again for its answer.
     seconds : float
         Time until it is interrupted.
+
+    Raises
+    ------
+    InvalidQuestion
+        If a limit cannot be understood.
     """
 
     memory: str
     seconds: float
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.memory, str) or not _MEMORY.fullmatch(self.memory):
+            raise InvalidQuestion(f"memory_limit={self.memory!r}: it is a number with a unit, such as '500MB' or '1GB'")
+        is_number = isinstance(self.seconds, (int, float)) and not isinstance(self.seconds, bool)
+        if not is_number or not 0 < self.seconds <= threading.TIMEOUT_MAX:
+            raise InvalidQuestion(f"time_limit={self.seconds!r}: it is a number of seconds above 0")
 
-def check(query: str) -> None:
-    """Refuse what is not reading.
-
-    Parameters
-    ----------
-    query : str
-        One or more statements.
-
-    Raises
-    ------
-    InvalidQuestion
-        If a statement is no reading one, or names what is beyond the catalog; the message says which.
-    """
-    import duckdb
-
-    try:
-        statements = duckdb.extract_statements(query)
-    except duckdb.Error as error:
-        raise InvalidQuestion(_shortened(error)) from error
-    if not statements:
-        raise InvalidQuestion("the query is empty: write a SELECT over tasks, events or runs")
-    words = list(_words(query))
-    pivots = any(word.lower() in ("pivot", "pivot_wider") for word, _, _ in words)
-    for statement in statements:
-        kind = statement.type.name
-        if kind not in _READING and not (pivots and kind in _PIVOTING and not _begins(query, "create")):
-            raise InvalidQuestion(f"{kind} is refused: a query of the catalog only reads (SELECT, FROM, WITH, ...)")
-        if kind == "EXPLAIN":
-            _check_explained(statement.query or query)
-    _check_words(words)
+    @property
+    def bytes(self) -> int:
+        """The memory as a number."""
+        amount, unit, binary = _MEMORY.findall(self.memory)[0]
+        return int(float(amount) * (1024 if binary else 1000) ** _UNITS.index(unit.upper()))
 
 
 def run(path: str, query: str, parameters: Parameters, limits: Limits) -> pa.Table:
@@ -113,22 +96,45 @@ def run(path: str, query: str, parameters: Parameters, limits: Limits) -> pa.Tab
     Raises
     ------
     InvalidQuestion
-        If DuckDB refuses it, or it takes too much.
+        If parameters are missing or too many, DuckDB refuses it, or it takes too much.
     """
     import duckdb
 
-    with _instance(path, limits) as connection, _interrupted(connection, limits):
-        try:
+    try:
+        check_parameters(query, parameters)
+        with _instance(path, limits) as connection, _interrupted(connection, limits):
             answer = connection.sql(query, params=parameters)
-            return answer.to_arrow_table()
-        except duckdb.InterruptException as error:
-            raise InvalidQuestion(f"the query was stopped after {limits.seconds:g} s, its time limit") from error
-        except duckdb.OutOfMemoryException as error:
-            raise InvalidQuestion(f"the query was stopped at its memory limit, {limits.memory}") from error
-        except duckdb.PermissionException as error:
-            raise InvalidQuestion(f"refused: {_shortened(error)}") from error
-        except duckdb.Error as error:
-            raise InvalidQuestion(_shortened(error)) from error
+            if answer is None:
+                raise InvalidQuestion("the query has no answer: end it with a SELECT")
+            return _taken(answer, limits)
+    except (duckdb.Error, OSError) as error:  # the latter from Arrow, while an answer is taken
+        raise _explained(error, limits) from error
+
+
+def _taken(answer: duckdb.DuckDBPyRelation, limits: Limits) -> pa.Table:
+    """Return the whole answer; it leaves DuckDB, and so its memory limit, piece by piece."""
+    import pyarrow as pa
+
+    reader = answer.to_arrow_reader(_ROWS)
+    batches = []
+    size = 0
+    for batch in reader:
+        batches.append(batch)
+        size += batch.nbytes
+        if size > limits.bytes:
+            raise InvalidQuestion(f"the answer is larger than the memory limit, {limits.memory}: ask for less of it")
+    return pa.Table.from_batches(batches, reader.schema)
+
+
+def _explained(error: Exception, limits: Limits) -> InvalidQuestion:
+    said = str(error)
+    if "INTERRUPT" in said:
+        return InvalidQuestion(f"the query was stopped after {limits.seconds:g} s, its time limit")
+    if "Out of Memory" in said:
+        return InvalidQuestion(f"the query was stopped at its memory limit, {limits.memory}")
+    if "LocalFileSystem" in said:
+        return InvalidQuestion("a file is refused: a query sees the catalog, no files, settings or secrets")
+    return InvalidQuestion(shortened(error))
 
 
 @contextmanager
@@ -145,12 +151,9 @@ def _instance(path: str, limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
     connection = duckdb.connect(":memory:", config=config)
     try:
         quoted = path.replace("'", "''")
-        for statement in (
-            f"ATTACH '{quoted}' AS {_INDEX} (READ_ONLY)",
-            f"USE {_INDEX}",
-            "SET enable_external_access = false",
-            "SET lock_configuration = true",
-        ):
+        attach = f"ATTACH '{quoted}' AS {INDEX} (READ_ONLY)"
+        views = [f"CREATE VIEW {table} AS FROM {INDEX}.main.{table}" for table in TABLES]
+        for statement in (attach, *views, *_CLOSING):
             connection.execute(statement).fetchall()
         yield connection
     finally:
@@ -159,63 +162,18 @@ def _instance(path: str, limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def _interrupted(connection: duckdb.DuckDBPyConnection, limits: Limits) -> Iterator[None]:
-    timer = threading.Timer(limits.seconds, connection.interrupt)
-    timer.daemon = True
-    timer.start()
+    done = threading.Event()
+
+    def watch() -> None:
+        pause = limits.seconds
+        while not done.wait(pause):
+            connection.interrupt()
+            pause = _AGAIN  # an interrupt that comes before the query runs is forgotten
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         yield
     finally:
-        timer.cancel()
-
-
-def _words(query: str) -> Iterator[tuple[str, str, str]]:
-    """Yield every name or keyword with what stands before and behind it: the nearest sign, or nothing."""
-    import duckdb
-
-    tokens = duckdb.tokenize(query)
-    ends = [*(start for start, _ in tokens[1:]), len(query.encode())]
-    raw = query.encode()
-    texts = [
-        (raw[start:end].decode(errors="replace").strip(), kind.name)
-        for (start, kind), end in zip(tokens, ends, strict=True)
-    ]
-    texts = [(text, kind) for text, kind in texts if kind != "comment" and text]
-    for index, (text, kind) in enumerate(texts):
-        if kind in ("identifier", "keyword"):
-            before = texts[index - 1][0] if index else ""
-            behind = texts[index + 1][0] if index + 1 < len(texts) else ""
-            yield text.strip('"'), before, behind
-
-
-def _check_words(words: list[tuple[str, str, str]]) -> None:
-    for word, before, behind in words:
-        called = behind.startswith("(")
-        if (called and _FOREIGN.fullmatch(word)) or _FOREIGN_VIEW.fullmatch(word):
-            raise InvalidQuestion(f"{word} is refused: a query sees the catalog, no files, settings or secrets")
-        if word.lower() in _WRITING and before.endswith("(") and not called:
-            raise InvalidQuestion(f"{word.upper()} is refused: a query of the catalog only reads")
-
-
-def _begins(query: str, word: str) -> bool:
-    start = _SKIPPED.match(query)
-    rest = query[start.end() if start else 0 :]
-    return rest[: len(word)].lower() == word
-
-
-def _check_explained(statement: str) -> None:
-    import duckdb
-
-    start = _SKIPPED.match(statement)
-    explained = _EXPLAIN.sub("", statement[start.end() if start else 0 :], count=1)
-    try:
-        kinds = {each.type.name for each in duckdb.extract_statements(explained)}
-    except duckdb.Error as error:
-        raise InvalidQuestion(_shortened(error)) from error
-    if not kinds <= _READING:
-        raise InvalidQuestion(f"EXPLAIN of {', '.join(sorted(kinds - _READING))} is refused: only reading is explained")
-
-
-def _shortened(error: Exception) -> str:
-    """Return DuckDB's message with the place that it names, without its hints."""
-    lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
-    return "\n".join(lines[:4])
+        done.set()
+        watcher.join()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal
 
+from catalog import questions
 from catalog.box import Limits
 from catalog.compact import Compacted
 from catalog.engine import relation
-from catalog.errors import InvalidQuestion
+from catalog.errors import InvalidQuestion, NoSuchTask
 from catalog.fold import Refreshed
 from catalog.index import Index
-from catalog.names import from_text, to_text
-from catalog.query import Conditions, Parameters, limited, order
-from catalog.schema import TABLES, TASKS, names_of
+from catalog.names import from_text
+from catalog.query import Parameters
+from catalog.questions import Filters, Question
+from catalog.schema import TABLES, names_of
+from catalog.task import Task, task_of
 from catalog.times import Moment
 
 if TYPE_CHECKING:
@@ -89,6 +92,7 @@ class Catalog:
         *,
         since: Moment | None = None,
         until: Moment | None = None,
+        as_of: Moment | None = None,
         serializer: str | None = None,
         type: str | None = None,
         min_size: int | None = None,
@@ -96,7 +100,7 @@ class Catalog:
         order_by: str | None = None,
         limit: int | None = None,
     ) -> duckdb.DuckDBPyRelation:
-        """Return the results that are stored now and meet all filters.
+        """Return the results that are stored now, or were at a moment, and meet all filters.
 
         Parameters
         ----------
@@ -104,6 +108,9 @@ class Catalog:
             Globs as in `fnmatch`, case-sensitive.
         since, until : datetime, date or str, optional
             Saved at or after `since` and before `until`. Strings are ISO 8601; times without a zone are local.
+        as_of : datetime, date or str, optional
+            The moment whose results are wanted, as far as journal and blobs tell: what was deleted or copied in by
+            hand left no time but that of its save.
         serializer : str, optional
             The name of a serializer that took part.
         type : str, optional
@@ -126,21 +133,126 @@ class Catalog:
         InvalidQuestion
             If a filter, a date, a column or a limit cannot be understood.
         """
-        conditions = Conditions()
-        conditions.glob("workflow", workflow)
-        conditions.glob("task", task)
-        conditions.between("saved_at", since, until)
-        if serializer is not None:
-            conditions.contains("serializers", serializer)
-        if type is not None:
-            conditions.glob("type", type)
-        conditions.within("size", min_size, max_size)
-        rest = order(order_by, TASKS, "workflow, task") + limited(limit)
-        sql = f"SELECT {names_of(TASKS)} FROM tasks{conditions.where()}{rest}"
-        return relation(self._index.ask(sql, conditions.parameters))
+        filters = Filters(workflow, task, since, until, serializer, type, min_size, max_size)
+        return relation(self._index.ask(questions.tasks(filters, as_of, order_by, limit)))
+
+    def events(
+        self,
+        workflow: str = "*",
+        task: str = "*",
+        *,
+        event: str = "*",
+        since: Moment | None = None,
+        until: Moment | None = None,
+        serializer: str | None = None,
+        type: str | None = None,
+        min_size: int | None = None,
+        max_size: int | None = None,
+        order_by: str | None = None,
+        limit: int | None = None,
+    ) -> duckdb.DuckDBPyRelation:
+        """Return what happened: saves, overwrites, removals, failures and runs that meet all filters.
+
+        Parameters
+        ----------
+        workflow, task : str
+            Globs as in `fnmatch`. A `task` other than ``"*"`` leaves out what concerns a whole workflow.
+        event : str
+            A glob on the kind of event, such as ``"save"`` or ``"run-*"``.
+        since, until : datetime, date or str, optional
+            Happened at or after `since` and before `until`.
+        serializer, type, min_size, max_size
+            As in `tasks`, on what was saved or removed.
+        order_by : str, optional
+            Columns separated by commas, with ``DESC`` where wanted; by default the order in which things happened.
+        limit : int, optional
+            The most rows.
+
+        Returns
+        -------
+        duckdb.DuckDBPyRelation
+            One row an event, as `tasks` returns its rows.
+
+        Raises
+        ------
+        InvalidQuestion
+            If a filter, a date, a column or a limit cannot be understood.
+        """
+        filters = Filters(workflow, task, since, until, serializer, type, min_size, max_size)
+        return relation(self._index.ask(questions.events(filters, event, order_by, limit)))
+
+    def runs(
+        self,
+        workflow: str = "*",
+        *,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        status: str | None = None,
+        backend: str | None = None,
+        order_by: str | None = None,
+        limit: int | None = None,
+    ) -> duckdb.DuckDBPyRelation:
+        """Return the runs of workflows that meet all filters.
+
+        Parameters
+        ----------
+        workflow : str
+            A glob as in `fnmatch`.
+        since, until : datetime, date or str, optional
+            Started at or after `since` and before `until`.
+        status, backend : str, optional
+            Globs: ``"finished"``, ``"failed"``, ``"interrupted"``, ``"running"``; ``"local"``.
+        order_by : str, optional
+            Columns separated by commas, with ``DESC`` where wanted; by default when they started.
+        limit : int, optional
+            The most rows.
+
+        Returns
+        -------
+        duckdb.DuckDBPyRelation
+            One row a run, as `tasks` returns its rows.
+
+        Raises
+        ------
+        InvalidQuestion
+            If a filter, a date, a column or a limit cannot be understood.
+        """
+        filters = Filters(workflow, since=since, until=until)
+        return relation(self._index.ask(questions.runs(filters, status, backend, order_by, limit)))
+
+    def task(self, workflow: str, task: str) -> Task:
+        """Return one result with all that is known of it.
+
+        Parameters
+        ----------
+        workflow, task : str
+            Its exact names.
+
+        Returns
+        -------
+        Task
+            The columns of ``tasks`` as Python values, and what happened under this name.
+
+        Raises
+        ------
+        NoSuchTask
+            If nothing is stored under these names now.
+        """
+        asked = [questions.one(workflow, task, table) for table in ("tasks", "events")]
+        row, events = (answer.to_pylist() for answer in self._index.ask_all(asked))
+        if not row:
+            before = "; it was there once: events() tells of it" if events else ""
+            raise NoSuchTask(f"there is no task {task!r} of workflow {workflow!r} in {self.path}{before}")
+        return task_of(row[0], events)
 
     def names(
-        self, workflow: str, pattern: str = "*", *, since: Moment | None = None, until: Moment | None = None
+        self,
+        workflow: str,
+        pattern: str = "*",
+        *,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        as_of: Moment | None = None,
     ) -> list[str]:
         """Return the names of one workflow's results, sorted.
 
@@ -148,7 +260,7 @@ class Catalog:
         ----------
         workflow : str
             Its exact name.
-        pattern, since, until
+        pattern, since, until, as_of
             As in `tasks`.
 
         Returns
@@ -156,11 +268,7 @@ class Catalog:
         list of str
             The names as they were given when the results were saved.
         """
-        conditions = Conditions()
-        conditions.add("workflow = ?", to_text(workflow))
-        conditions.glob("task", pattern)
-        conditions.between("saved_at", since, until)
-        table = self._index.ask(f"SELECT task FROM tasks{conditions.where()}", conditions.parameters)
+        table = self._index.ask(questions.names(workflow, pattern, since, until, as_of))
         return sorted(from_text(name) for name in table.column("task").to_pylist())
 
     def sql(
@@ -217,7 +325,9 @@ class Catalog:
         if table not in TABLES:
             raise InvalidQuestion(f"there is no table {table!r} to export; there are {', '.join(TABLES)}")
         columns = names_of(TABLES[table])
-        write_parquet(self._index.ask(f"SELECT {columns} FROM {table} ORDER BY ALL", None), os.fspath(destination))
+        write_parquet(
+            self._index.ask(Question(f"SELECT {columns} FROM {table} ORDER BY ALL", [])), os.fspath(destination)
+        )
 
     def compact(self) -> Compacted:
         """Turn the journal's lines into a Parquet file, a tenth of their size.

@@ -6,6 +6,7 @@ CatalogError
 ├── LongerFooter                    a footer of which only the end was given
 ├── NewerFormat (RuntimeError)      written by a newer version
 ├── InvalidQuestion (ValueError)    a filter, a date or an SQL text that cannot be answered
+├── NoSuchTask (FileNotFoundError)  nothing is stored under a name
 ├── ExportRefused (OSError)         an export that would go nowhere or over something
 └── CatalogUnusable (OSError)       no storage there, or its catalog cannot be reached
 """
@@ -45,6 +46,10 @@ class NewerFormat(CatalogError, RuntimeError):
 
 class InvalidQuestion(CatalogError, ValueError):
     """A filter, a date or an SQL text cannot be answered."""
+
+
+class NoSuchTask(CatalogError, FileNotFoundError):
+    """Nothing is stored under these names."""
 
 
 class ExportRefused(CatalogError, OSError):

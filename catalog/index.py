@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from catalog import box
 from catalog.box import Limits
@@ -28,11 +28,14 @@ from catalog.identity import ensure_identity, read_identity
 from catalog.ids import new_id
 from catalog.names import CATALOG_FOLDER
 from catalog.query import Parameters
+from catalog.questions import Question
 from catalog.schema import CREATE, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+
+T = TypeVar("T")
 
 _FILE = "catalog.duckdb"
 _PATIENCE = 5.0  # seconds to wait for other processes' questions, nearly all of which take milliseconds
@@ -111,11 +114,20 @@ class Index:
 
         return self._answered(run)
 
-    def ask(self, sql: str, parameters: Parameters) -> pa.Table:
-        """Return the rows of our own SQL; raises as `question` does."""
-        return self._answered(lambda _: instance().sql(sql, params=parameters).to_arrow_table())
+    def ask(self, question: Question) -> pa.Table:
+        """Return the rows of a question of our own; raises as `question` does."""
+        (answer,) = self.ask_all([question])
+        return answer
 
-    def _answered(self, action: Callable[[str], pa.Table]) -> pa.Table:
+    def ask_all(self, questions: list[Question]) -> list[pa.Table]:
+        """Return the rows of several questions, asked of the same state; raises as `question` does."""
+
+        def run(_: str) -> list[pa.Table]:
+            return [instance().sql(each.sql, params=each.parameters).to_arrow_table() for each in questions]
+
+        return self._answered(run)
+
+    def _answered(self, action: Callable[[str], T]) -> T:
         """Return what `action` makes of the index; where it turns out to be damaged, of one that is built anew."""
         import duckdb
 

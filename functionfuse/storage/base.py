@@ -314,6 +314,7 @@ class Storage:
         *,
         since: datetime | date | str | None = None,
         until: datetime | date | str | None = None,
+        as_of: datetime | date | str | None = None,
     ) -> list[str]:
         """Return the names of a workflow's results, sorted.
 
@@ -326,6 +327,8 @@ class Storage:
         since, until : datetime, date or str, optional
             Only what was saved at or after `since` and before `until`. Strings are ISO 8601; times without a
             zone are local.
+        as_of : datetime, date or str, optional
+            Those that were stored at that moment, instead of now.
 
         Returns
         -------
@@ -338,7 +341,7 @@ class Storage:
             If a date cannot be read, or `since` is after `until`.
         """
         _checked("workflow", workflow_name)
-        return self.catalog.names(workflow_name, pattern, since=since, until=until)
+        return self.catalog.names(workflow_name, pattern, since=since, until=until, as_of=as_of)
 
     @property
     def catalog(self) -> Catalog:

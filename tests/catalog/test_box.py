@@ -1,0 +1,307 @@
+"""The box of `catalog.sql` against hostile SQL: nothing is changed, nothing is told, nothing runs away."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hostile import HARMLESS, REFUSED, RUNAWAY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from workshop import index_of
+
+from catalog import box, statements
+from catalog.box import Limits
+from catalog.errors import InvalidQuestion
+from functionfuse.storage.filestorage import FileStorage
+
+LIMITS = Limits("100MB", 0.3)
+SECRET = "the content of a file that is nobody's business"
+
+
+class Ground:
+    """A storage, a file to be read and a folder to be written to, below one folder that is home and `cwd` as well."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.storage = FileStorage(root / "storage")
+        self.storage.save("w", "a", {"accuracy": 0.9})
+        self.storage.save("w", "b", 2)
+        self.out = root / "out"
+        self.out.mkdir()
+        self.file = root / "file"
+        self.file.write_text(SECRET)
+        os.utime(root / "storage" / "w", (1e9, 1e9))  # of a folder that is quiet a question has nothing to write
+        self.storage.list_tasks("w")
+        self.before = self.look()
+
+    def look(self) -> dict[str, str]:
+        """Return every file with the digest of its bytes, every folder by its name."""
+        found = sorted(self.root.rglob("*"))
+        return {
+            str(path): hashlib.blake2b(path.read_bytes()).hexdigest() if path.is_file() else "folder" for path in found
+        }
+
+    def fill(self, statement: str) -> str:
+        """Return a statement with the paths that it names."""
+        for name, path in (("index", index_of(self.storage)), ("out", self.out), ("in", self.file)):
+            statement = statement.replace(f"{{{name}}}", str(path))
+        return statement
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """Return the ground, with everything that a program finds by itself inside of it."""
+    root = tmp_path_factory.mktemp("ground")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for variable in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):
+            patch.setenv(variable, str(root))
+        yield Ground(root)
+
+
+def test_the_table_is_long() -> None:
+    """There are at least 200 hostile statements, each different."""
+    every = [statement for statements in REFUSED.values() for statement in statements]
+    assert len(every) == len(set(every)) >= 200
+
+
+@pytest.mark.parametrize("wish", REFUSED)
+def test_what_is_hostile_is_refused(ground: Ground, wish: str) -> None:
+    """Each statement is refused, tells nothing, and leaves all files as they were, inside the storage and outside."""
+    somebodys_variable = frame = ground.before
+    for statement in map(ground.fill, REFUSED[wish]):
+        with pytest.raises(InvalidQuestion) as refusal:
+            ground.storage.catalog.sql(statement)
+        assert str(refusal.value), statement
+        assert SECRET not in str(refusal.value), statement
+        assert ground.look() == ground.before, statement
+    assert somebodys_variable is frame
+    assert ground.storage.list_tasks("w") == ["a", "b"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wish", REFUSED)
+def test_the_second_wall_holds_alone(ground: Ground, wish: str) -> None:
+    """Whatever runs in the box without having been looked at changes no file and reads none."""
+    for statement in map(ground.fill, REFUSED[wish]):
+        try:
+            answer = str(box.run(str(index_of(ground.storage)), statement, None, LIMITS))
+        except InvalidQuestion as refusal:
+            answer = str(refusal)
+        except (TypeError, ValueError):  # no text, or a kind of statement that DuckDB's own client does not know
+            continue
+        assert SECRET not in answer, statement
+        assert ground.look() == ground.before, statement
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statement", RUNAWAY)
+def test_what_runs_away_is_stopped(ground: Ground, statement: str) -> None:
+    """A query without end is stopped by its limits, says so, and the next one is answered."""
+    with pytest.raises(InvalidQuestion, match=r"(?i)limit|size|block"):
+        ground.storage.catalog.sql(statement, memory_limit="100MB", time_limit=0.3)
+    assert ground.storage.catalog.sql("SELECT count(*) FROM tasks").fetchall() == [(2,)]
+    assert ground.look() == ground.before
+
+
+@pytest.mark.parametrize(("statement", "expected"), HARMLESS, ids=range(len(HARMLESS)))
+def test_what_only_looks_hostile_is_answered(
+    ground: Ground, statement: str, expected: list[tuple[object, ...]]
+) -> None:
+    """Words in strings, comments and aliases are no reason to refuse a query."""
+    assert ground.storage.catalog.sql(statement).fetchall() == expected
+
+
+NOISE = st.lists(
+    st.sampled_from(
+        [" ", "\n", "\t", "/**/", "/* ' */", "/* a /* b */ */", "-- it's\n", "\u00a0", "\u3000", '/* " */']
+    ),
+    max_size=3,
+).map("".join)
+CALLED = st.sampled_from(
+    ["read_csv", "read_text", "read_parquet", "glob", "query", "sniff_csv", "duckdb_settings", "pragma_version"]
+)
+SPELLED = st.sampled_from(["{}", '"{}"', "system.main.{}", 'system."main"."{}"', "main.{}"])
+CASED = st.sampled_from([str.lower, str.upper, str.title])
+AROUND = st.sampled_from(
+    [
+        "SELECT * FROM {call}",
+        "FROM {call}",
+        "SELECT 1; FROM {call}",
+        "SELECT ';', '--', '/*', $$'$$ FROM tasks, {call}",
+        "WITH a AS (FROM {call}) FROM a",
+        "SELECT (SELECT 1 FROM {call})",
+        "EXPLAIN SELECT * FROM {call}",
+        "DESCRIBE FROM {call}",
+        "SELECT * FROM tasks WHERE EXISTS (FROM {call})",
+        "PIVOT (FROM {call}) ON a USING count(*)",
+        "SELECT * FROM tasks JOIN {call} ON true",
+        "SELECT 1 UNION SELECT 2 FROM {call}",
+    ]
+)
+
+
+@given(around=AROUND, called=CALLED, spelled=SPELLED, cased=CASED, first=NOISE, middle=NOISE)
+@settings(max_examples=120, deadline=None)
+def test_noise_hides_nothing(around: str, called: str, spelled: str, cased: type, first: str, middle: str) -> None:
+    """However a function's name is quoted, qualified, cased and surrounded by comments, it is found and refused."""
+    call = f" {first}{spelled.format(cased(called))}{middle}('x')"  # type: ignore[operator]
+    with pytest.raises(InvalidQuestion, match=f"{called} is refused|syntax error"):
+        statements.check(around.format(call=call))
+
+
+WRITES = st.sampled_from(
+    [
+        "COPY (SELECT 1) TO 'x'",
+        "COPY (PIVOT tasks ON type USING count(*)) TO 'x'",
+        "DELETE FROM latest",
+        "CREATE TEMP TABLE x AS PIVOT tasks ON type USING count(*)",
+        "CREATE TABLE x AS SELECT 1",
+        "ATTACH 'x'",
+        "PRAGMA version",
+        "SET threads = 1",
+    ]
+)
+BEFORE = st.sampled_from(
+    ["", ";", "SELECT 1;", "PIVOT tasks ON type USING count(*);", "SELECT ';' -- ;\n;", "VALUES (1);"]
+)
+
+
+@given(before=BEFORE, noise=NOISE, write=WRITES, behind=st.sampled_from(["", ";", "; SELECT 1", " -- SELECT 1"]))
+@settings(max_examples=60, deadline=None)
+def test_no_place_among_statements_hides_one(before: str, noise: str, write: str, behind: str) -> None:
+    """A statement that writes is refused wherever it stands, also beside a PIVOT, of which DuckDB makes several."""
+    with pytest.raises(InvalidQuestion, match=r"is refused|syntax error"):
+        statements.check(f"{before}{noise}{write}{behind}")
+
+
+def test_the_tables_are_those_of_the_catalog(ground: Ground) -> None:
+    """`SHOW TABLES` lists tasks, events and runs, and nothing of what they are made of."""
+    assert ground.storage.catalog.sql("SHOW TABLES").fetchall() == [("events",), ("runs",), ("tasks",)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        ({"memory_limit": "much"}, "memory_limit='much'"),
+        ({"memory_limit": 1000}, "memory_limit=1000"),
+        ({"memory_limit": "1"}, "memory_limit='1'"),
+        ({"memory_limit": "-1GB"}, "memory_limit='-1GB'"),
+        ({"memory_limit": "80%"}, "memory_limit='80%'"),
+        ({"time_limit": 0}, "time_limit=0"),
+        ({"time_limit": -1.5}, "time_limit=-1.5"),
+        ({"time_limit": "60"}, "time_limit='60'"),
+        ({"time_limit": float("nan")}, "time_limit=nan"),
+        ({"time_limit": float("inf")}, "time_limit=inf"),
+        ({"time_limit": None}, "time_limit=None"),
+        ({"time_limit": True}, "time_limit=True"),
+    ],
+    ids=str,
+)
+def test_limits_that_make_no_sense(ground: Ground, limits: dict[str, object], named: str) -> None:
+    """A limit that cannot be understood is refused by its name and value."""
+    with pytest.raises(InvalidQuestion, match=named):
+        ground.storage.catalog.sql("SELECT 1", **limits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("memory", ["0.5 gb", "100 MiB", "200MB"])
+def test_limits_are_written_in_several_ways(ground: Ground, memory: str) -> None:
+    """Units in any case, decimal or binary, are understood."""
+    assert ground.storage.catalog.sql("SELECT count(*) FROM tasks", memory_limit=memory).fetchall() == [(2,)]
+
+
+def test_too_little_memory_for_anything(ground: Ground) -> None:
+    """With less memory than the smallest query takes, the limit is what is said."""
+    with pytest.raises(InvalidQuestion, match="memory limit, 1KB"):
+        ground.storage.catalog.sql("SELECT count(*) FROM tasks", memory_limit="1KB")
+
+
+@pytest.mark.parametrize(
+    ("query", "params", "said"),
+    [
+        ("SELECT ?", None, r"parameter \$1 is not given"),
+        ("SELECT ?, ?", [1], r"parameter \$2 is not given"),
+        ("SELECT $2", [1], r"parameter \$2 is not given"),
+        ("SELECT ?", [1, 2], r"no parameter \$2"),
+        ("SELECT 1", [1], r"no parameter \$1"),
+        ("SELECT 1", {"a": 1}, r"no parameter \$a"),
+        ("SELECT $a, $b", {"a": 1}, r"parameter \$b is not given"),
+        ("SELECT $a", {"a": 1, "age": 2}, r"no parameter \$age"),
+        ("SELECT $a", [1], r"named parameters, \$a: give them as a dictionary"),
+        ("SELECT $a", None, r"named parameters, \$a"),
+        ("SELECT ?; SELECT 1", [1], "only the last statement"),
+        ("SELECT ?", "x", "not 'x'"),
+    ],
+)
+def test_parameters_that_do_not_fit(ground: Ground, query: str, params: object, said: str) -> None:
+    """A parameter that is missing or too many is named."""
+    with pytest.raises(InvalidQuestion, match=said):
+        ground.storage.catalog.sql(query, params)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("DROP TABLE latest", "DROP is refused"),
+        ("SELECT * FROM read_csv('x')", "read_csv is refused"),
+        ("FROM '{in}.csv'", "a file is refused"),
+        ("SHOW memory_limit", "SHOW memory_limit is refused"),
+        ("EXPLAIN ANALYZE DELETE FROM latest", "EXPLAIN of DELETE is refused"),
+        ("COPY (PIVOT tasks ON type USING count(*)) TO 'x'", "COPY is refused"),
+        ("FROM functionfuse_index.latest", "functionfuse_index is refused"),
+        ("SELECT a FROM tasks WHERE\n  taks = 1 +", r"syntax error at (or near|end)"),
+        ("SELECT task\nFORM tasks WHERE 1", r"LINE 2: FORM tasks"),
+        ("SELECT\n  taks FROM tasks", '"taks"'),
+    ],
+)
+def test_a_refusal_says_what_and_where(ground: Ground, query: str, said: str) -> None:
+    """A refusal names what is refused, a mistake its place, in at most four lines."""
+    with pytest.raises(InvalidQuestion, match=said) as refusal:
+        ground.storage.catalog.sql(ground.fill(query))
+    assert len(str(refusal.value).splitlines()) <= 4
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT task FROM tasks",
+        "FROM tasks",
+        "WITH a AS (SELECT 1) SELECT * FROM a",
+        "WITH RECURSIVE a(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM a WHERE n < 3) FROM a",
+        "DESCRIBE tasks",
+        "DESC events",
+        "DESCRIBE SELECT 1",
+        "SUMMARIZE tasks",
+        "SUMMARIZE SELECT size FROM tasks",
+        "SHOW TABLES",
+        "SHOW ALL TABLES",
+        "SHOW runs",
+        "EXPLAIN SELECT 1",
+        "EXPLAIN ANALYZE SELECT count(*) FROM tasks",
+        "EXPLAIN (FORMAT json) FROM tasks",
+        "PIVOT tasks ON type USING count(*) GROUP BY workflow",
+        "FROM (PIVOT tasks ON type USING count(*) GROUP BY workflow)",
+        "WITH p AS (PIVOT tasks ON type USING count(*)) FROM p",
+        "SELECT 1; PIVOT tasks ON type USING count(*)",
+        "FROM tasks PIVOT (count(*) FOR type IN ('dict', 'int'))",
+        "UNPIVOT (SELECT 1 AS a, 2 AS b) ON a, b",
+        "VALUES (1), (2)",
+        "TABLE tasks",
+        "(SELECT 1)",
+        "SELECT unnest(range(3))",
+        "FROM range(3)",
+        "SELECT * FROM tasks, json_each(tasks.summary)",
+        "SELECT now() AT TIME ZONE 'UTC', uuid(), random(), current_date",
+        "SELECT table_name FROM information_schema.tables",
+        "SELECT list_transform([1, 2], lambda x: x + 1)",
+        "SELECT task, row_number() OVER (ORDER BY size) FROM tasks QUALIFY row_number() OVER () < 9",
+    ],
+)
+def test_what_reads_is_answered(ground: Ground, query: str) -> None:
+    """Every kind of reading statement is answered."""
+    assert ground.storage.catalog.sql(query).fetchall() != []
+    assert ground.look() == ground.before
