@@ -41,7 +41,7 @@ _TEXTS = {
     "double": "printf('%.16e', {0})",
     "bool": "{0}::VARCHAR",
     "timestamp[us]": "coalesce(epoch_us({0})::VARCHAR, {0}::VARCHAR)",
-    "list": "array_to_string(list_transform({0}, lambda item: coalesce(strlen(item)::VARCHAR || ':' || item, '-')), '')",
+    "list": "array_to_string(list_transform({0}, lambda x: coalesce(strlen(x)::VARCHAR || ':' || x, '-')), '')",
 }
 
 

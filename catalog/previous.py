@@ -65,8 +65,8 @@ class Previous:
         for segment, lines in self.segments.items():
             if ends.get(segment, 0) < lines.end:
                 raise ExportRefused(
-                    f"after={self.place} ends at line {lines.end} of the journal's segment {segment}, which now ends at "
-                    f"{ends.get(segment, 0)}: part of the journal is lost; begin a new chain by an export without after"
+                    f"after={self.place} ends at line {lines.end} of the journal's segment {segment}, which now has "
+                    f"{ends.get(segment, 0)}: part of it is lost; begin a new chain by an export without after"
                 )
         if unplaced:
             raise ExportRefused(
