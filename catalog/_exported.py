@@ -131,10 +131,12 @@ def _read(path: str, file: Any, connection: duckdb.DuckDBPyConnection) -> tuple[
 
 def exports_of(seen: Iterable[Seen]) -> list[SeenExport]:
     """Put the files of each export together."""
-    together: defaultdict[bytes, list[Seen]] = defaultdict(list)
+    whole = [SeenExport([file]) for file in seen if file.manifest.part is None]
+    parts: defaultdict[bytes, list[Seen]] = defaultdict(list)
     for file in seen:
-        together[file.manifest.of_the_export()].append(file)
-    return [SeenExport(files) for files in together.values()]
+        if file.manifest.part is not None:
+            parts[file.manifest.of_the_export()].append(file)
+    return whole + [SeenExport(files) for files in parts.values()]
 
 
 def within(export: SeenExport) -> Iterator[Finding]:
