@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_an_export_begins_behind_the_one_before(storage: FileStorage, tmp_path: 
         paths.append(tmp_path / f"{number}.parquet")
         made = storage.catalog.export(paths[-1], "events", after=paths[-2] if number else None)
         assert made.rows == [2, 2, 4, 3][number]
-    for before, behind in zip(paths, paths[1:], strict=False):
+    for before, behind in itertools.pairwise(paths):
         one, other = manifest_of(before), manifest_of(behind)
         assert other["previous"] == one["digest"]
         for segment, lines in one["segments"].items():
