@@ -109,7 +109,8 @@ def _read(path: str, file: Any, connection: duckdb.DuckDBPyConnection) -> tuple[
         return Seen(path, manifest, 0, False, None), [Finding(path, "columns", message)]
     hashes: list[bytes] = []
     places = []
-    for batch in parquet.iter_batches(_ROWS_AT_ONCE):
+    # Older versions of pyarrow raise where there is no row group.
+    for batch in parquet.iter_batches(_ROWS_AT_ONCE) if parquet.metadata.num_row_groups else ():
         table = pa.Table.from_batches([batch])
         hashes += (new := hashes_of(connection, table))
         if manifest.table == "events":

@@ -65,7 +65,8 @@ class _Rows:
     """Hands out the rows of the working file, in their order."""
 
     def __init__(self, file: pq.ParquetFile) -> None:
-        self._batches = file.iter_batches(_ROWS_AT_ONCE)
+        # Older versions of pyarrow raise where there is no row group.
+        self._batches = file.iter_batches(_ROWS_AT_ONCE) if file.metadata.num_rows else iter(())
         self._rest: pa.RecordBatch | None = None
 
     def take(self, count: int) -> Iterator[pa.RecordBatch]:

@@ -48,14 +48,21 @@ def part_folder(by: str, value: str | None) -> str:
     """
     if value is None:
         return f"{by}={_NOTHING}"
-    encoded = quote(value, safe="").replace("~", "%7E")
+    encoded = _percent(value)
     if value == _NOTHING:
         encoded = encoded.replace("_", "%5F", 1)
-    if len(by) + 1 + len(encoded) > _LONGEST:
+    room = _LONGEST - len(by) - 1
+    if len(encoded) > room:
         digits = hashlib.sha256(value.encode()).hexdigest()[:32]
-        head = encoded[: _LONGEST - len(by) - 2 - len(digits)]
-        encoded = f"{re.sub('%[0-9A-F]?$', '', head)}~{digits}"
+        head = value[:room]
+        while len(_percent(head)) > room - 1 - len(digits):  # between characters: readers decode what they find
+            head = head[:-1]
+        encoded = f"{_percent(head)}~{digits}"
     return f"{by}={encoded}"
+
+
+def _percent(text: str) -> str:
+    return quote(text, safe="").replace("~", "%7E")
 
 
 class Destination(Protocol):

@@ -72,7 +72,7 @@ def forge(
     resealed: bool = False,
 ) -> None:
     """Change an export, and compute its digest again if the forger knows how."""
-    table = rows(pq.read_table(path))
+    table = rows(pq.read_table(path, partitioning=None))
     said = manifest_of(path)
     manifest(said)
     if resealed:

@@ -15,6 +15,7 @@ from typing import Any
 
 import duckdb
 import fsspec
+import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
@@ -81,18 +82,31 @@ def test_a_folder_for_each_workflow(stored: FileStorage, tmp_path: Path) -> None
 
 
 def test_readers_of_hive_folders(stored: FileStorage, tmp_path: Path) -> None:
-    """DuckDB, pyarrow and Polars read a folder of parts as one table, with the names of the workflows."""
+    """DuckDB, pyarrow and Polars read a folder of parts as one table, with the exact names of the workflows."""
     polars = pytest.importorskip("polars")
     stored.catalog.export(tmp_path / "out", partition_by="workflow", workflow="[!ü]*")
-    hive = pyarrow.dataset.partitioning(flavor="hive")
-    by_arrow = pyarrow.dataset.dataset(tmp_path / "out", partitioning=hive).to_table()
+    by_arrow = pq.read_table(tmp_path / "out", partitioning=None)
     by_polars = polars.read_parquet(tmp_path / "out" / "**" / "*.parquet", hive_partitioning=False)
     with duckdb.connect() as connection:
-        by_duckdb = connection.sql(f"FROM read_parquet('{tmp_path}/out/**/*.parquet', hive_types_autocast=false)")
+        by_duckdb = connection.sql(f"FROM read_parquet('{tmp_path}/out/**/*.parquet', hive_partitioning=false)")
         names = [from_text(name) for (name,) in by_duckdb.select("workflow").fetchall()]
     assert sorted(names) == sorted(NAMES)
     assert sorted(map(from_text, by_polars["workflow"])) == sorted(NAMES)
-    assert by_arrow.num_rows == len(NAMES)
+    assert sorted(map(from_text, by_arrow.column("workflow").to_pylist())) == sorted(NAMES)
+
+
+def test_readers_that_choose_by_folder(stored: FileStorage, tmp_path: Path) -> None:
+    """DuckDB and pyarrow find a workflow, or a day, by the name of its folder."""
+    stored.catalog.export(tmp_path / "w", partition_by="workflow")
+    stored.catalog.export(tmp_path / "d", "events", until="2026-02-01T00:00:00Z", partition_by="day")
+    with duckdb.connect() as connection:
+        parts = f"read_parquet('{tmp_path}/w/**/*.parquet', hive_partitioning=true, hive_types_autocast=false)"
+        assert connection.sql(f"SELECT count(*) FROM {parts} WHERE workflow = 'a/b'").fetchall() == [(1,)]
+        parts = f"read_parquet('{tmp_path}/d/**/*.parquet', hive_partitioning=true)"
+        assert connection.sql(f"SELECT count(*) FROM {parts} WHERE day = '2026-01-02'").fetchall() == [(2,)]
+    hive = pyarrow.dataset.partitioning(pa.schema([("day", pa.string())]), flavor="hive")
+    days = pyarrow.dataset.dataset(tmp_path / "d", partitioning=hive)
+    assert days.count_rows(filter=pyarrow.dataset.field("day") == "2026-01-03") == 1
 
 
 def test_a_folder_for_each_day(stored: FileStorage, tmp_path: Path) -> None:
