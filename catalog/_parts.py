@@ -57,15 +57,16 @@ def write_parts(spool: str, made: str, manifest: Manifest, by: str | None) -> di
 
 def _parts(file: pq.ParquetFile) -> list[tuple[str | None, int]]:
     """Return the parts in the order of the working file, with their rows; an export of nothing has an empty one."""
+    if not file.metadata.num_rows:  # older versions of pyarrow raise where there is no row group
+        return [(None, 0)]
     values = file.read(columns=["part"]).column("part").to_pylist()
-    return [(value, len(list(same))) for value, same in itertools.groupby(values)] or [(None, 0)]
+    return [(value, len(list(same))) for value, same in itertools.groupby(values)]
 
 
 class _Rows:
     """Hands out the rows of the working file, in their order."""
 
     def __init__(self, file: pq.ParquetFile) -> None:
-        # Older versions of pyarrow raise where there is no row group.
         self._batches = file.iter_batches(_ROWS_AT_ONCE) if file.metadata.num_rows else iter(())
         self._rest: pa.RecordBatch | None = None
 
