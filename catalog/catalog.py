@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from catalog import questions
 from catalog.box import Limits
 from catalog.compact import Compacted
 from catalog.engine import relation
-from catalog.errors import InvalidQuestion, NoSuchTask
+from catalog.errors import NoSuchTask
 from catalog.fold import Refreshed
 from catalog.index import Index
 from catalog.names import from_text
 from catalog.query import Parameters
-from catalog.questions import Filters, Question
-from catalog.schema import TABLES, names_of
+from catalog.questions import Filters
 from catalog.task import Task, task_of
 from catalog.times import Moment
 
 if TYPE_CHECKING:
     import duckdb
+
+    from catalog.export import Export
 
 IndexPlace = Literal["storage", "private"]
 
@@ -305,29 +306,75 @@ class Catalog:
         """
         return relation(self._index.answer(query, params, Limits(memory_limit, time_limit)))
 
-    def export(self, destination: str | os.PathLike[str], table: str = "tasks") -> None:
-        """Write a table to a Parquet file.
+    def export(
+        self,
+        destination: str | os.PathLike[str],
+        table: str = "tasks",
+        *,
+        workflow: str = "*",
+        task: str = "*",
+        event: str = "*",
+        since: Moment | None = None,
+        until: Moment | None = None,
+        serializer: str | None = None,
+        type: str | None = None,
+        min_size: int | None = None,
+        max_size: int | None = None,
+        status: str | None = None,
+        backend: str | None = None,
+        partition_by: str | None = None,
+        after: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        storage_options: dict[str, Any] | None = None,
+    ) -> Export:
+        """Write a table as Parquet, with what an auditor needs to verify it (`catalog.audit`).
 
         Parameters
         ----------
         destination : str or path-like
-            The file; it appears when it is complete.
+            A path, or a URL that fsspec knows, such as ``s3://bucket/name.parquet``.
         table : str
             ``tasks``, ``events`` or ``runs``.
+        workflow, task, event, since, until, serializer, type, min_size, max_size, status, backend
+            As the question of that name takes them: `tasks`, `events`, `runs`.
+        partition_by : str, optional
+            ``workflow`` or ``day``: the destination is then a folder, with a file for each.
+        after : str or path-like, optional
+            An earlier export of events with the same filters. This one begins just behind it, in every journal segment.
+        overwrite : bool
+            Whether an export that is there is replaced, once the new one is complete.
+        storage_options : dict, optional
+            Keyword arguments of the URL's file system.
+
+        Returns
+        -------
+        Export
+            Its files, number of rows and digest.
 
         Raises
         ------
         InvalidQuestion
-            If there is no such table.
+            If there is no such table, or a filter cannot be understood.
+        ExportRefused
+            If there is no such folder, something is there already, `after` cannot be continued, or writing fails.
         """
-        from catalog.export import write_parquet
+        from catalog.export import Request, export
 
-        if table not in TABLES:
-            raise InvalidQuestion(f"there is no table {table!r} to export; there are {', '.join(TABLES)}")
-        columns = names_of(TABLES[table])
-        write_parquet(
-            self._index.ask(Question(f"SELECT {columns} FROM {table} ORDER BY ALL", [])), os.fspath(destination)
-        )
+        filters = {
+            "workflow": workflow,
+            "task": task,
+            "event": event,
+            "since": since,
+            "until": until,
+            "serializer": serializer,
+            "type": type,
+            "min_size": min_size,
+            "max_size": max_size,
+            "status": status,
+            "backend": backend,
+        }
+        request = Request(table, filters, partition_by, after, overwrite, storage_options)
+        return export(self._index, self.path, destination, request)
 
     def compact(self) -> Compacted:
         """Turn the journal's lines into a Parquet file, a tenth of their size.

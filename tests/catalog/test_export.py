@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,12 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+from catalog._spool import COLUMNS
+from catalog.audit import verify_exports
 from catalog.errors import ExportRefused, InvalidQuestion
-from catalog.schema import TABLES
 from functionfuse.storage.filestorage import FileStorage
+from tests.catalog.auditor import digest_of, manifest_of
+from tests.catalog.workshop import run_python
 
 RUN = "01890000-0000-7000-8000-000000000001"
 
@@ -37,7 +44,7 @@ def test_each_table_is_read_by_pyarrow(stored: FileStorage, tmp_path: Path, tabl
     """Each table arrives with all its columns and rows, compressed with zstd."""
     stored.catalog.export(tmp_path / "out.parquet", table)
     file = pq.read_table(tmp_path / "out.parquet")
-    assert file.column_names == [column.name for column in TABLES[table]]
+    assert file.column_names == [column.name for column in COLUMNS[table]]
     assert file.num_rows == ROWS[table]
     assert pq.ParquetFile(tmp_path / "out.parquet").metadata.row_group(0).column(0).compression == "ZSTD"
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
@@ -80,10 +87,14 @@ def test_an_export_of_an_empty_storage(storage: FileStorage, tmp_path: Path) -> 
 
 
 def test_an_export_replaces_the_one_before(stored: FileStorage, tmp_path: Path) -> None:
-    """A second export to the same file takes its place."""
-    stored.catalog.export(tmp_path / "out.parquet", "runs")
-    stored.catalog.export(tmp_path / "out.parquet", "tasks")
-    assert pq.read_table(tmp_path / "out.parquet").num_rows == ROWS["tasks"]
+    """A second export to the same file is refused, and takes its place if that is wanted."""
+    path = tmp_path / "out.parquet"
+    stored.catalog.export(path, "runs")
+    with pytest.raises(ExportRefused, match=r"out\.parquet is there already.*overwrite=True"):
+        stored.catalog.export(path, "tasks")
+    assert pq.read_table(path).num_rows == ROWS["runs"]
+    stored.catalog.export(path, "tasks", overwrite=True)
+    assert pq.read_table(path).num_rows == ROWS["tasks"]
 
 
 def test_a_destination_without_a_folder(stored: FileStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,13 +135,129 @@ def test_an_export_that_fails_half_way(
     path = tmp_path / "out.parquet"
     path.write_bytes(b"earlier")
 
-    def write_half(_: Any, where: str, **options: Any) -> None:
-        Path(where).write_bytes(b"half")
+    def write_half(writer: Any, *_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(pq, "write_table", write_half)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", write_half)
     wanted = ExportRefused if isinstance(error, OSError) else type(error)
     with pytest.raises(wanted):
-        stored.catalog.export(path)
+        stored.catalog.export(path, overwrite=True)
     assert path.read_bytes() == b"earlier"
     assert list(tmp_path.iterdir()) == [path]
+
+
+# What is asked for
+
+
+FILTERS: list[tuple[str, dict[str, Any]]] = [
+    ("tasks", {"workflow": "w", "task": "a*"}),
+    ("tasks", {"since": "2000-01-01", "until": "2100-01-01", "serializer": "pickle"}),
+    ("tasks", {"until": "2000-01-01"}),
+    ("tasks", {"type": "int", "min_size": 1, "max_size": 10**6}),
+    ("events", {"event": "s*"}),
+    ("events", {"task": "gone", "event": "remove"}),
+    ("events", {"since": "2100-01-01"}),
+    ("runs", {"workflow": "[vw]", "status": "finished", "backend": "local"}),
+    ("runs", {"status": "failed"}),
+]
+EXPECTED = [1, 2, 0, 1, 3, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(("asked", "rows"), list(zip(FILTERS, EXPECTED, strict=True)))
+def test_filters(stored: FileStorage, tmp_path: Path, asked: tuple[str, dict[str, Any]], rows: int) -> None:
+    """A filter leaves the rows that meet it, and stands in the metadata with times in UTC."""
+    table, filters = asked
+    path = tmp_path / "out.parquet"
+    assert stored.catalog.export(path, table, **filters).rows == rows
+    assert pq.read_table(path).num_rows == rows
+    said = manifest_of(path)["filter"]
+    assert said.keys() == filters.keys()
+    assert {name: said[name] for name in filters if name not in ("since", "until")} == {
+        name: value for name, value in filters.items() if name not in ("since", "until")
+    }
+    times = [said[name] for name in ("since", "until") if name in said]
+    assert all(re.fullmatch(r"[\d-]{10}T\d\d:\d\d:00\.000000Z", time) for time in times)
+    assert verify_exports(path).ok
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"table": "tasks", "status": "failed"}, "status='failed': tasks takes no", id="of runs"),
+        pytest.param(
+            {"table": "runs", "task": "a"}, "task='a': runs takes no such filter; it takes wor", id="of tasks"
+        ),
+        pytest.param({"table": "tasks", "event": "save"}, "event='save': tasks takes no such filter", id="of events"),
+        pytest.param({"since": "yesterday"}, "since='yesterday' is no date", id="no date"),
+        pytest.param({"since": "2026-02-01", "until": "2026-01-01"}, "exchange them", id="backwards"),
+        pytest.param({"min_size": "1"}, "bound for size is a number, not '1'", id="no number"),
+        pytest.param({"workflow": 3}, "pattern for workflow is a string", id="no pattern"),
+        pytest.param({"partition_by": "week"}, "partition_by='week': it is None, 'workflow' or 'day'", id="partition"),
+        pytest.param({"after": "out"}, "after continues exports of events; tasks are exported", id="after of tasks"),
+        pytest.param({"storage_options": {"key": "a"}}, "storage_options are for URLs", id="options of no URL"),
+    ],
+)
+def test_a_question_that_is_wrong(stored: FileStorage, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    """What cannot be understood is named, and nothing is written."""
+    with pytest.raises(InvalidQuestion, match=message):
+        stored.catalog.export(tmp_path / "new.parquet", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["", "/", None, 3])
+def test_no_place(stored: FileStorage, place: Any) -> None:
+    """What is no path is refused, and named."""
+    with pytest.raises(InvalidQuestion, match=f"not to {place!r}"):
+        stored.catalog.export(place)
+
+
+# What a file says of itself
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_the_metadata(stored: FileStorage, tmp_path: Path, table: str) -> None:
+    """A file says what it is, whose, when it was made, with what filter, and how its columns are to be read."""
+    path = tmp_path / "out.parquet"
+    made = stored.catalog.export(path, table)
+    said = manifest_of(path)
+    identity = json.loads((Path(stored.catalog.path) / ".catalog" / "storage.json").read_text())
+    assert said["format"] == said["schema_version"] == 1
+    assert said["library"].startswith("functionfuse")
+    age = datetime.now(timezone.utc) - datetime.fromisoformat(said["exported_at"].replace("Z", "+00:00"))
+    assert timedelta(0) <= age < timedelta(hours=1)
+    assert (said["table"], said["rows"], said["filter"]) == (table, ROWS[table], {})
+    assert (said["storage"], said["path"]) == (identity["uuid"], stored.catalog.path)
+    assert (said["part"], said["previous"]) == (None, None)
+    rows = pq.read_table(path)
+    assert made.digest == said["digest"] == digest_of(rows, said)
+    assert made.paths == (str(path),)
+    assert made.rows == rows.num_rows
+    for field, column in zip(rows.schema, COLUMNS[table], strict=True):
+        assert field.metadata[b"meaning"].decode() == column.meaning
+    assert [name for name, _ in said["columns"]] == rows.column_names
+
+
+def test_the_same_content_has_the_same_digest(stored: FileStorage, tmp_path: Path) -> None:
+    """Two exports of one content have equal rows and one digest, though their bytes tell of different times."""
+    for table in ROWS:
+        one, other = (stored.catalog.export(tmp_path / f"{table} {name}", table) for name in ("one", "other"))
+        assert one.digest == other.digest
+        assert pq.read_table(one.paths[0]).equals(pq.read_table(other.paths[0]))
+
+
+@pytest.mark.skipif(not os.environ.get("FUNCTIONFUSE_OLDEST_PYTHON"), reason="needs the oldest DuckDB too")
+def test_the_oldest_duckdb_makes_the_same_digest(stored: FileStorage, tmp_path: Path) -> None:
+    """Exports by two versions of DuckDB have one digest, and each version verifies the other's."""
+    program = """if True:
+        import sys
+        from catalog import Catalog
+        from catalog.audit import verify_exports
+        assert verify_exports(sys.argv[2]).ok
+        print(Catalog.open(sys.argv[1]).export(sys.argv[3], "events").digest)
+    """
+    here = stored.catalog.export(tmp_path / "here", "events")
+    there = run_python(
+        program, stored.catalog.path, here.paths[0], tmp_path / "there", python=os.environ["FUNCTIONFUSE_OLDEST_PYTHON"]
+    )
+    assert there.strip() == here.digest
+    assert verify_exports(tmp_path / "there").ok
