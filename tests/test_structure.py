@@ -32,7 +32,7 @@ FLOORS = (
 
 # What storage and catalog share lives in the lower of the two; the rest of the catalog is for those who ask questions.
 # A place also knows where the journal's lines and the storage's identity go.
-SHARED = {"catalog.errors", "catalog.identity", "catalog.journal", "catalog.names", "catalog.record"}
+SHARED = {"catalog.errors", "catalog.identity", "catalog.ids", "catalog.journal", "catalog.names", "catalog.record"}
 ASK_THE_CATALOG = {"functionfuse.storage.base", "functionfuse.cli"}
 
 HEAVY = {"click", "dask", "duckdb", "fsspec", "h5py", "numpy", "pandas", "polars", "pyarrow", "ray", "rich", "s3fs"}
