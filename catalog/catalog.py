@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from catalog.verification import Verification
+
 
 class Catalog:
     """Knows every result of a storage.
@@ -198,6 +200,36 @@ class Catalog:
             raise InvalidQuestion(f"there is no table {table!r} to export; there are {', '.join(TABLES)}")
         columns = names_of(TABLES[table])
         write_parquet(self._ask(f"SELECT {columns} FROM {table} ORDER BY ALL", None), os.fspath(destination))
+
+    def verify(self, workflow: str = "*", *, repair: bool = False) -> Verification:
+        """Hold every blob and side file against the catalog, and the catalog against them.
+
+        Parameters
+        ----------
+        workflow : str
+            A glob on the names of the workflows that are verified.
+        repair : bool
+            Whether to mend: the index believes what is there, damaged files and side files that nobody declares are
+            moved to ``.catalog/quarantine``. Nothing is deleted.
+
+        Returns
+        -------
+        Verification
+            What was found, with what was done about it. ``print`` shows it.
+
+        Raises
+        ------
+        CatalogUnusable
+            If there is no storage.
+
+        Notes
+        -----
+        All bytes of all blobs are read, a piece at a time. Nothing is locked
+        meanwhile: others save and remove, and nothing is unpickled.
+        """
+        from catalog.check import verify
+
+        return verify(self.path, self._index, workflow, repair)
 
     def _ask(self, sql: str, parameters: Parameters) -> pa.Table:
         with self._index.question() as (connection, _):

@@ -76,6 +76,10 @@ class Fold:
         torn = self._rows("SELECT coalesce(sum(torn), 0) FROM segments")[0][0]
         return Refreshed(self._events, int(torn) + unended)
 
+    def settle(self, names: Iterable[tuple[str, str]]) -> None:
+        """Look at the blobs of names, whatever is known of them, and believe them."""
+        self._settle(names)
+
     # Journal
 
     def _fold_segment(self, segment: str, position: int | None) -> int:

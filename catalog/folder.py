@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from catalog.errors import DamagedFooter, NotABlob
+from catalog.errors import DamagedFooter, NewerFormat, NotABlob
 from catalog.ids import id_at
 from catalog.journal import JOURNAL_FOLDER, SEGMENT_SUFFIX
 from catalog.names import candidates, decode, from_text, to_text
@@ -96,7 +96,7 @@ class Folder:
         Raises
         ------
         Unreadable
-            If there is a file that is no blob, or a damaged one.
+            If there is a file that is no blob, a damaged one, or one that a newer version wrote.
         """
         for folder in candidates(workflow):
             for file in candidates(task):
@@ -114,8 +114,8 @@ class Folder:
         except OSError as error:
             raise Unreadable from error
         try:
-            return _found(handle, folder, file)
-        except (OSError, ValueError) as error:
+            return found_in(handle, folder, file)
+        except (OSError, ValueError, NewerFormat) as error:
             raise Unreadable from error
         finally:
             os.close(handle)
@@ -141,7 +141,28 @@ def _is_segment(name: str) -> bool:
     return name.endswith(SEGMENT_SUFFIX) and name[0] != "."
 
 
-def _found(handle: int, folder: str, file: str) -> Found:
+def found_in(handle: int, folder: str, file: str) -> Found:
+    """Return what an open file holds, by its end alone.
+
+    Parameters
+    ----------
+    handle : int
+        Its descriptor.
+    folder, file : str
+        Where it lies.
+
+    Returns
+    -------
+    Found
+        What its footer says, or the little that a file of the older format tells.
+
+    Raises
+    ------
+    Unreadable
+        If it is no blob, or its footer is damaged.
+    NewerFormat
+        If a newer version wrote it.
+    """
     status = os.fstat(handle)
     size = status.st_size
 

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -102,6 +102,17 @@ class Index:
         with self._fresh() as (path, _):
             _detach(instance())
             return box.run(path, query, parameters, limits)
+
+    def settle(self, names: Iterable[tuple[str, str]]) -> None:
+        """Look at the blobs of names, whatever is known of them, and believe them; raises as `question` does."""
+        with self.question() as (connection, _), _transaction(connection):
+            Fold(connection, self._folder).settle(names)
+
+    def discard(self) -> None:
+        """Delete the index, so that the next question builds it anew; raises as `question` does."""
+        with self._fresh() as (path, _):
+            _detach(instance())
+            _delete(path)
 
     @contextmanager
     def _fresh(self) -> Iterator[tuple[str, Refreshed]]:

@@ -16,8 +16,7 @@ def moment() -> str:
 
 def event(kind: str, fields: str, after: str | None = None) -> str:
     """Return the line of an event, whose id is greater than `after`."""
-    event_id = ids.new_id(after)
-    return f'{{"event":"{kind}","event_id":"{event_id}","time":"{moment()}",{fields},{record.machine_fields()}}}'
+    return record.event_line(kind, ids.new_id(after), time.time(), fields)
 
 
 def details(said: Mapping[str, Any]) -> dict[str, Any]:
