@@ -24,7 +24,7 @@ from catalog.names import candidates, decode, encode, from_text, to_text
 from catalog.repair import Repair
 from catalog.verification import Finding, Row, Suspicion, Verification, report
 
-_ROUNDS = 20  # a name that changed as often within a verification is in use, and not damaged
+_ROUNDS = 5  # a name that changed as often within a verification is in use, and not damaged
 
 Place = tuple[str, str]
 

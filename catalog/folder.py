@@ -77,9 +77,11 @@ class Folder:
             Whole lines without the last one's end, and the bytes from the beginning to behind them.
         """
         with open(f"{self.root}/{JOURNAL_FOLDER}/{segment}", "rb") as file:
+            left = os.fstat(file.fileno()).st_size - position  # not what is written meanwhile: it would never end
             file.seek(position)
             rest = b""
-            while data := file.read(most):
+            while left > 0 and (data := file.read(min(most, left))):
+                left -= len(data)
                 whole, newline, rest = (rest + data).rpartition(b"\n")
                 if newline:
                     position += len(whole) + 1

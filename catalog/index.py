@@ -108,11 +108,13 @@ class Index:
         with self.question() as (connection, _), _transaction(connection):
             Fold(connection, self._folder).settle(names)
 
-    def discard(self) -> None:
-        """Delete the index, so that the next question builds it anew; raises as `question` does."""
+    def rebuild(self) -> Refreshed:
+        """Build the index anew from the journal; raises as `question` does."""
         with self._fresh() as (path, _):
             _detach(instance())
             _delete(path)
+        with self._fresh() as (_, refreshed):
+            return refreshed
 
     @contextmanager
     def _fresh(self) -> Iterator[tuple[str, Refreshed]]:

@@ -61,7 +61,7 @@ class Repair:
         differing = [each for each in suspicions if each.kind == "differing"]
         if not differing:
             return [], suspicions
-        self._index.discard()
+        self._index.rebuild()
         still = {each.at for each in self._again(differing)}
         mended = [each for each in differing if each.at not in still]
         rest = [replace(each, kind="damaged") if each.kind == "differing" else each for each in suspicions]
