@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from catalog.retention import Age
     from catalog.verification import Verification
 
 
@@ -200,6 +201,19 @@ class Catalog:
             raise InvalidQuestion(f"there is no table {table!r} to export; there are {', '.join(TABLES)}")
         columns = names_of(TABLES[table])
         write_parquet(self._ask(f"SELECT {columns} FROM {table} ORDER BY ALL", None), os.fspath(destination))
+
+    def expired(
+        self,
+        workflow: str = "*",
+        *,
+        keep_last: int | None = None,
+        older_than: Age | None = None,
+        larger_than: int | str | None = None,
+    ) -> duckdb.DuckDBPyRelation:
+        """Return what `Storage.gc` would remove under the same conditions, with its columns; removes nothing."""
+        from catalog.retention import plan
+
+        return relation(self._ask(*plan(workflow, keep_last, older_than, larger_than)))
 
     def verify(self, workflow: str = "*", *, repair: bool = False) -> Verification:
         """Hold every blob and side file against the catalog, and the catalog against them.

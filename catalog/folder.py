@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from catalog import ids
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
-from catalog.ids import id_at
 from catalog.journal import JOURNAL_FOLDER, SEGMENT_SUFFIX
 from catalog.names import candidates, decode, from_text, to_text
 from catalog.record import footer_from, size_of, utc_text
@@ -139,6 +139,15 @@ class Folder:
             return []
 
 
+def id_at(root: str, folder: str, file: str) -> str | None:
+    """Return the id of the blob in a file of a storage; None if there is none that can be read."""
+    try:
+        found = Folder(root).look_at(folder, file)
+    except Unreadable:
+        return None
+    return str(json.loads(found.line)["blob_id"]) if found else None
+
+
 def _is_segment(name: str) -> bool:
     return name.endswith(SEGMENT_SUFFIX) and name[0] != "."
 
@@ -189,7 +198,7 @@ def _moved(line: dict[str, Any], folder: str, file: str) -> Found:
     """Return what is known of a blob that stands under another name than it was saved under: where it is, counts."""
     blob_id = line["blob_id"]
     milliseconds = int(blob_id.replace("-", "")[:12], 16)
-    event_id = id_at(milliseconds, _digest(folder, file, blob_id.encode()))
+    event_id = ids.id_at(milliseconds, _digest(folder, file, blob_id.encode()))
     line |= {"event_id": event_id, "workflow": _name(folder, line["workflow"]), "task": _name(file, line["task"])}
     return Found(event_id, json.dumps(line))
 
@@ -212,7 +221,7 @@ def _found_older(handle: int, folder: str, file: str, status: os.stat_result) ->
         raise Unreadable
     checksum = tail[1:]
     modified = max(0, status.st_mtime_ns)  # an id tells of no time before 1970
-    blob_id = id_at(modified // 1_000_000, _digest(folder, file, checksum))
+    blob_id = ids.id_at(modified // 1_000_000, _digest(folder, file, checksum))
     line = {
         "event": "save",
         "format": 0,

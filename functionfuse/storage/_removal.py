@@ -56,8 +56,15 @@ def _pids(place: LocalPlace, folder: str, file: str) -> list[tuple[str, Any]]:
         return []
 
 
-def remove(place: LocalPlace, registry: _codec.Registry, names_fields: str, folder: str, file: str) -> None:
-    """Remove what is stored in a file, and record that."""
+def remove(
+    place: LocalPlace,
+    registry: _codec.Registry,
+    names_fields: str,
+    at: tuple[str, str],
+    why: Mapping[str, Any] | None = None,
+) -> None:
+    """Remove what is stored in a folder and file, and record that, and why."""
+    folder, file = at
     found = present(place, folder, file)
     if found is None:
         raise TaskNotFound
@@ -67,6 +74,8 @@ def remove(place: LocalPlace, registry: _codec.Registry, names_fields: str, fold
         size=found.size,
         checksum=found.record.get("checksum"),
     )
+    if why:
+        fields += f",{record.fragment(details=_lines.details(why))}"
     line = _lines.event("remove", f"{names_fields},{fields}", after=found.blob_id)
     place.journal.append(line, lambda: place.remove(folder, file))
     forget(found, registry, folder, file)

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from catalog import ids, record
+from catalog import ids, names, record
 from functionfuse.errors import InvalidPickle, StorageError, StorageUnusable, TaskNotFound, add_note
 from functionfuse.serializers.base import Serializer
-from functionfuse.storage import _codec, _lines, _lookup, _reading, _removal, _saving
+from functionfuse.storage import _codec, _lines, _lookup, _reading, _removal, _retention, _saving
 from functionfuse.storage._lookup import candidates, checked, encoded
 from functionfuse.storage._places import LocalPlace
 from functionfuse.storage._reading import Restored
@@ -24,7 +24,11 @@ from functionfuse.storage._translate import named
 if TYPE_CHECKING:
     from datetime import date, datetime
 
+    import duckdb
+
     from catalog import Catalog
+    from catalog.retention import Age
+    from catalog.verification import Verification
 
 __all__ = ["Footer", "InvalidPickle", "Restored", "Storage", "new_id", "quote"]
 
@@ -260,12 +264,12 @@ class Storage:
             if not isinstance(pattern, str):
                 raise TypeError(f"a pattern is a string such as 'fit_*', not {pattern!r}")
             match = re.compile(fnmatch.translate(pattern)).match
-            for name, (folder, file) in _lookup.stored(self._place, workflow_name).items():
+            for name, at in _lookup.stored(self._place, workflow_name).items():
                 if match(name):
                     with suppress(TaskNotFound):  # another process was quicker
-                        self._remove(workflow_name, name, folder, file)
+                        self._remove(workflow_name, name, at)
         elif task_name is not None:
-            self._remove(workflow_name, task_name, *self._find(workflow_name, task_name))
+            self._remove(workflow_name, task_name, self._find(workflow_name, task_name))
         else:
             raise TypeError("remove_task needs a task_name or a pattern; remove_workflow removes all")
 
@@ -282,6 +286,95 @@ class Storage:
         self.remove_task(workflow_name, pattern="*")
         for folder in candidates("workflow", workflow_name):
             self._place.remove_folder(folder)
+
+    # Keeping house
+
+    def verify(self, workflow_name: str = "*", *, repair: bool = False) -> Verification:
+        """Hold all results and side files against the catalog, and the catalog against them, as `Catalog.verify` does.
+
+        Parameters
+        ----------
+        workflow_name : str
+            A glob on the names of the workflows that are verified.
+        repair : bool
+            Whether to mend the index and to move what is damaged into quarantine. Nothing is deleted.
+
+        Returns
+        -------
+        Verification
+            What was found, and what was done about it.
+        """
+        return self.catalog.verify(workflow_name, repair=repair)
+
+    def gc(
+        self,
+        *,
+        keep_last: int | None = None,
+        older_than: Age | None = None,
+        larger_than: int | str | None = None,
+        workflow: str = "*",
+        dry_run: bool = True,
+    ) -> duckdb.DuckDBPyRelation:
+        """Remove the results that meet all conditions and are not pinned; by default, only tell which.
+
+        Parameters
+        ----------
+        keep_last : int, optional
+            How many of each workflow stay whatever else: the last that were saved.
+        older_than : timedelta, datetime, date or str, optional
+            Saved longer ago than that (``"30d"``, ``"12h"``, ``"2w"``), or before that moment (ISO 8601).
+        larger_than : int or str, optional
+            Bytes with side files: a number, or such as ``"500MB"`` or ``"2GiB"``.
+        workflow : str
+            A glob on the names of the workflows.
+        dry_run : bool
+            Whether to remove nothing.
+
+        Returns
+        -------
+        duckdb.DuckDBPyRelation
+            The plan, ordered by name: ``workflow``, ``task``, ``size``, ``saved_at``, ``blob_id``, ``removed``. What
+            was saved anew meanwhile is not removed.
+
+        Raises
+        ------
+        catalog.errors.InvalidQuestion
+            If there is no condition, or one that cannot be understood.
+        """
+        plan = self.catalog.expired(workflow, keep_last=keep_last, older_than=older_than, larger_than=larger_than)
+        if dry_run:
+            return plan
+        from catalog.folder import id_at
+        from catalog.retention import marked
+
+        why = _retention.reason(keep_last=keep_last, older_than=older_than, larger_than=larger_than)
+
+        def remove(workflow_name: str, task_name: str, blob_id: str) -> bool:
+            at = self._find(workflow_name, task_name)
+            if id_at(self._place.root, *at) != blob_id:  # saved anew since it was planned
+                return False
+            self._remove(workflow_name, task_name, at, why)
+            return True
+
+        return marked(plan, _retention.carry_out(plan.project(_retention.COLUMNS).fetchall(), remove))
+
+    def pin(self, workflow_name: str, task_name: str) -> None:
+        """Protect a result from `gc`, and whatever is saved under its name later, until it is unpinned.
+
+        Raises
+        ------
+        TaskNotFound
+            If there is no such result.
+        """
+        if not self.file_exists(workflow_name, task_name):
+            raise TaskNotFound(
+                f"task {task_name!r} of workflow {workflow_name!r}: nothing is stored there to be pinned"
+            )
+        self._set_pin(workflow_name, task_name, "pin")
+
+    def unpin(self, workflow_name: str, task_name: str) -> None:
+        """End the protection of a name; one that is not pinned stays as it is."""
+        self._set_pin(checked("workflow", workflow_name), checked("task", task_name), "unpin")
 
     # Serializers
 
@@ -325,10 +418,19 @@ class Storage:
         """
         names_fields = record.name_fields(workflow_name, task_name)
         fields = f"{names_fields},{record.fragment(run_id=run_id, details=_lines.details(details))}"
+        self._record(event, fields)
+
+    def _record(self, event: str, fields: str, after: str | None = None) -> None:
         try:
-            self._place.journal.append(_lines.event(event, fields))
+            self._place.journal.append(_lines.event(event, fields, after))
         except OSError as error:
             raise StorageUnusable(error.errno, f"the event {event!r} cannot be recorded: {error}") from error
+
+    def _set_pin(self, workflow_name: str, task_name: str, event: str) -> None:
+        name = [names.to_text(workflow_name), names.to_text(task_name)]
+        ((last, last_id),) = self.catalog.sql(_LAST_PIN, name).fetchall()
+        if event != (last or "unpin"):
+            self._record(event, record.name_fields(workflow_name, task_name), last_id)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_catalog": None}
@@ -339,12 +441,20 @@ class Storage:
     def _find(self, workflow_name: str, task_name: str) -> tuple[str, str]:
         return _lookup.find(self._place, workflow_name, task_name)
 
-    def _remove(self, workflow_name: str, task_name: str, folder: str, file: str) -> None:
+    def _remove(
+        self, workflow_name: str, task_name: str, at: tuple[str, str], why: Mapping[str, Any] | None = None
+    ) -> None:
         try:
-            names_fields = record.name_fields(workflow_name, task_name)
-            _removal.remove(self._place, self._registry, names_fields, folder, file)
+            _removal.remove(self._place, self._registry, record.name_fields(workflow_name, task_name), at, why)
         except FileNotFoundError as error:  # `TaskNotFound`, or another process was quicker
-            message = f"nothing is stored there ({self._place.path(folder, file)})"
+            message = f"nothing is stored there ({self._place.path(*at)})"
             raise named(TaskNotFound(message), workflow_name, task_name) from error
         except (StorageError, OSError) as error:
             raise named(error, workflow_name, task_name) from error
+
+
+# An event of a pin has a greater id than the one before it, whatever the clocks say.
+_LAST_PIN = """
+    SELECT max_by(event, event_id), max(event_id)::VARCHAR FROM events
+    WHERE event IN ('pin', 'unpin') AND workflow = ? AND task = ?
+"""
