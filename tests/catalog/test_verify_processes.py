@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from catalog import Catalog
 from catalog.verification import KINDS, Verification
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import Note, NoteSerializer
+
+# Forking beside DuckDB's threads is what these tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 BUSY = """
 import logging, random, sys, threading
@@ -118,7 +122,6 @@ def repair_and_die(root: Path, moment: int) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_repair_may_be_killed_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever a repair is killed, no byte is lost, and the next one brings everything to the same end."""
     monkeypatch.setattr("catalog.sides.QUIET", -1.0)
@@ -138,3 +141,31 @@ def test_a_repair_may_be_killed_at_any_step(tmp_path: Path, monkeypatch: pytest.
             break
         assert child.status == signal.SIGKILL
     assert moment > 20
+
+
+def test_the_side_folder_of_a_killed_save(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a save that was killed after it wrote a side file leaves is found, and goes into quarantine."""
+    storage.save("w", "quiet", 1)
+    root = root_of(storage)
+
+    def save_and_die(_: Any) -> None:
+        own = FileStorage(root)
+        own.register_persistent_serializers(NoteSerializer)
+        own.save("w", "killed", [Note("written"), DyingWhenPickled()])
+
+    child = Child(save_and_die)
+    assert child.lines() == []
+    assert child.status == signal.SIGKILL
+    report = storage.catalog.verify()
+    assert [each.perhaps_in_use for each in report.orphans] == [True]
+    monkeypatch.setattr("catalog.sides.QUIET", -1.0)
+    (orphan,) = storage.catalog.verify(repair=True).orphans
+    assert [path.read_text() for path in (root / orphan.done.removeprefix("moved to ")).iterdir()] == ["written"]
+    assert storage.catalog.verify().ok
+
+
+class DyingWhenPickled:
+    """Kills whoever pickles it."""
+
+    def __reduce__(self) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
