@@ -10,25 +10,17 @@ import fnmatch
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from catalog import ids, names, record
+from catalog import ids, record
 from functionfuse.errors import InvalidPickle, StorageError, StorageUnusable, TaskNotFound, add_note
 from functionfuse.serializers.base import Serializer
-from functionfuse.storage import _codec, _lines, _lookup, _reading, _removal, _retention, _saving
-from functionfuse.storage._lookup import candidates, checked, encoded
+from functionfuse.storage import _codec, _lines, _lookup, _reading, _removal, _saving
+from functionfuse.storage._catalogued import Catalogued
+from functionfuse.storage._lookup import candidates, encoded
 from functionfuse.storage._places import LocalPlace
 from functionfuse.storage._reading import Restored
 from functionfuse.storage._translate import named
-
-if TYPE_CHECKING:
-    from datetime import date, datetime
-
-    import duckdb
-
-    from catalog import Catalog
-    from catalog.retention import Age
-    from catalog.verification import Verification
 
 __all__ = ["Footer", "InvalidPickle", "Restored", "Storage", "new_id", "quote"]
 
@@ -38,7 +30,7 @@ new_id = ids.new_id
 quote = record.quote
 
 
-class Storage:
+class Storage(Catalogued):
     """Keeps results, each as one file that describes itself, and knows them by a catalog.
 
     Parameters
@@ -60,7 +52,7 @@ class Storage:
     def __init__(self, place: LocalPlace) -> None:
         self._place = place
         self._registry = _codec.Registry()
-        self._catalog: Catalog | None = None
+        super().__init__()
         self.always_read = False
 
     # Saving
@@ -195,50 +187,6 @@ class Storage:
         """Return the names of all stored results of a workflow, by one look at its folder."""
         return set(_lookup.stored(self._place, workflow_name))
 
-    # Listing
-
-    def list_tasks(
-        self,
-        workflow_name: str,
-        pattern: str = "*",
-        *,
-        since: datetime | date | str | None = None,
-        until: datetime | date | str | None = None,
-    ) -> list[str]:
-        """Return the names of a workflow's results, sorted.
-
-        Parameters
-        ----------
-        workflow_name : str
-            The workflow, by its exact name.
-        pattern : str
-            A glob as in `fnmatch`, case-sensitive: ``*``, ``?``, ``[abc]``, ``[!a-c]``.
-        since, until : datetime, date or str, optional
-            Only what was saved at or after `since` and before `until`. Strings are ISO 8601; times without a
-            zone are local.
-
-        Returns
-        -------
-        list of str
-            The names as they were given.
-
-        Raises
-        ------
-        catalog.errors.InvalidQuestion
-            If a date cannot be read, or `since` is after `until`.
-        """
-        checked("workflow", workflow_name)
-        return self.catalog.names(workflow_name, pattern, since=since, until=until)
-
-    @property
-    def catalog(self) -> Catalog:
-        """The catalog of all results of this storage."""
-        if self._catalog is None:
-            from catalog import Catalog  # on use: saving and reading need none of it
-
-            self._catalog = Catalog(self._place.root, must_exist=False)
-        return self._catalog
-
     # Removing
 
     def remove_task(self, workflow_name: str, task_name: str | None = None, pattern: str | None = None) -> None:
@@ -286,95 +234,6 @@ class Storage:
         self.remove_task(workflow_name, pattern="*")
         for folder in candidates("workflow", workflow_name):
             self._place.remove_folder(folder)
-
-    # Keeping house
-
-    def verify(self, workflow_name: str = "*", *, repair: bool = False) -> Verification:
-        """Hold all results and side files against the catalog, and the catalog against them, as `Catalog.verify` does.
-
-        Parameters
-        ----------
-        workflow_name : str
-            A glob on the names of the workflows that are verified.
-        repair : bool
-            Whether to mend the index and to move what is damaged into quarantine. Nothing is deleted.
-
-        Returns
-        -------
-        Verification
-            What was found, and what was done about it.
-        """
-        return self.catalog.verify(workflow_name, repair=repair)
-
-    def gc(
-        self,
-        *,
-        keep_last: int | None = None,
-        older_than: Age | None = None,
-        larger_than: int | str | None = None,
-        workflow: str = "*",
-        dry_run: bool = True,
-    ) -> duckdb.DuckDBPyRelation:
-        """Remove the results that meet all conditions and are not pinned; by default, only tell which.
-
-        Parameters
-        ----------
-        keep_last : int, optional
-            How many of each workflow stay whatever else: the last that were saved.
-        older_than : timedelta, datetime, date or str, optional
-            Saved longer ago than that (``"30d"``, ``"12h"``, ``"2w"``), or before that moment (ISO 8601).
-        larger_than : int or str, optional
-            Bytes with side files: a number, or such as ``"500MB"`` or ``"2GiB"``.
-        workflow : str
-            A glob on the names of the workflows.
-        dry_run : bool
-            Whether to remove nothing.
-
-        Returns
-        -------
-        duckdb.DuckDBPyRelation
-            The plan, ordered by name: ``workflow``, ``task``, ``size``, ``saved_at``, ``blob_id``, ``removed``. What
-            was saved anew meanwhile is not removed.
-
-        Raises
-        ------
-        catalog.errors.InvalidQuestion
-            If there is no condition, or one that cannot be understood.
-        """
-        plan = self.catalog.expired(workflow, keep_last=keep_last, older_than=older_than, larger_than=larger_than)
-        if dry_run:
-            return plan
-        from catalog.folder import id_at
-        from catalog.retention import marked
-
-        why = _retention.reason(keep_last=keep_last, older_than=older_than, larger_than=larger_than)
-
-        def remove(workflow_name: str, task_name: str, blob_id: str) -> bool:
-            at = self._find(workflow_name, task_name)
-            if id_at(self._place.root, *at) != blob_id:  # saved anew since it was planned
-                return False
-            self._remove(workflow_name, task_name, at, why)
-            return True
-
-        return marked(plan, _retention.carry_out(plan.project(_retention.COLUMNS).fetchall(), remove))
-
-    def pin(self, workflow_name: str, task_name: str) -> None:
-        """Protect a result from `gc`, and whatever is saved under its name later, until it is unpinned.
-
-        Raises
-        ------
-        TaskNotFound
-            If there is no such result.
-        """
-        if not self.file_exists(workflow_name, task_name):
-            raise TaskNotFound(
-                f"task {task_name!r} of workflow {workflow_name!r}: nothing is stored there to be pinned"
-            )
-        self._set_pin(workflow_name, task_name, "pin")
-
-    def unpin(self, workflow_name: str, task_name: str) -> None:
-        """End the protection of a name; one that is not pinned stays as it is."""
-        self._set_pin(checked("workflow", workflow_name), checked("task", task_name), "unpin")
 
     # Serializers
 
@@ -426,12 +285,6 @@ class Storage:
         except OSError as error:
             raise StorageUnusable(error.errno, f"the event {event!r} cannot be recorded: {error}") from error
 
-    def _set_pin(self, workflow_name: str, task_name: str, event: str) -> None:
-        name = [names.to_text(workflow_name), names.to_text(task_name)]
-        ((last, last_id),) = self.catalog.sql(_LAST_PIN, name).fetchall()
-        if event != (last or "unpin"):
-            self._record(event, record.name_fields(workflow_name, task_name), last_id)
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_catalog": None}
 
@@ -451,10 +304,3 @@ class Storage:
             raise named(TaskNotFound(message), workflow_name, task_name) from error
         except (StorageError, OSError) as error:
             raise named(error, workflow_name, task_name) from error
-
-
-# An event of a pin has a greater id than the one before it, whatever the clocks say.
-_LAST_PIN = """
-    SELECT max_by(event, event_id), max(event_id)::VARCHAR FROM events
-    WHERE event IN ('pin', 'unpin') AND workflow = ? AND task = ?
-"""
