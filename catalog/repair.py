@@ -107,16 +107,20 @@ class Repair:
         if not _is(target, suspicion):  # it was overwritten just before
             _give_back(target, path)
             return "left: it was saved anew"
+        self._settle(suspicion.finding)
         if suspicion.row is not None and suspicion.row.blob_id is not None:
             self._move_side_folder(suspicion.at.rpartition("/")[0], suspicion.row.blob_id, os.path.dirname(target))
-        self._settle(suspicion.finding)
         return f"moved to {to}"
 
     def _move_side_folder(self, folder: str, blob_id: str, target: str) -> None:
         path = f"{self._root}/{sides.side_path(folder, blob_id)}"
-        if os.path.isdir(path):
+        if os.path.isdir(path) and not self._is_listed(blob_id):  # a copy of the blob may need it
             os.makedirs(f"{target}/{SIDE_FOLDER}")
             os.rename(path, f"{target}/{SIDE_FOLDER}/{blob_id}")
+
+    def _is_listed(self, blob_id: str) -> bool:
+        with self._index.question() as (connection, _):
+            return bool(connection.execute("SELECT 1 FROM tasks WHERE blob_id = ? LIMIT 1", [blob_id]).fetchall())
 
     def _quarantine_side(self, suspicion: Suspicion) -> str:
         path = suspicion.finding.path
@@ -182,5 +186,9 @@ def _give_back(target: str, path: str) -> None:
     try:
         os.link(target, path)
     except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        if not os.path.lexists(path):
+            os.rename(target, path)
         return
     os.unlink(target)

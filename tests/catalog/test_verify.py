@@ -453,6 +453,17 @@ def blob_id_of(storage: FileStorage, workflow: str, task: str) -> str:
     return str(rows[0][0])
 
 
+def test_side_files_that_a_copy_needs(storage: FileStorage) -> None:
+    """Where a sound copy of a damaged blob is listed, the side files that both declare stay."""
+    noted(storage)
+    path = root_of(storage) / "v" / "note"
+    shutil.copy(path, path.with_name("copy"))
+    path.write_bytes(b"damaged")
+    assert storage.catalog.verify(repair=True).damaged[0].done.startswith("moved to")
+    assert storage.catalog.verify().ok
+    assert storage.read_task("v", "copy") == [Note("one"), Note("two")]
+
+
 def test_an_overwrite_in_the_last_moment(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the damaged file was saved anew just before it is moved, the new result is given back."""
     noted(storage)
