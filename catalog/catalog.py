@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import duckdb
 
     from catalog.export import Export
+    from catalog.retention import Age
+    from catalog.verification import Verification
 
 IndexPlace = Literal["storage", "private"]
 
@@ -392,6 +394,49 @@ class Catalog:
     def rebuild(self) -> Refreshed:
         """Build the index anew from the journal; nothing that the journal or the blobs know is lost."""
         return self._index.rebuild()
+
+    def expired(
+        self,
+        workflow: str = "*",
+        *,
+        keep_last: int | None = None,
+        older_than: Age | None = None,
+        larger_than: int | str | None = None,
+    ) -> duckdb.DuckDBPyRelation:
+        """Return what `Storage.gc` would remove under the same conditions, with its columns; removes nothing."""
+        from catalog.retention import plan
+
+        return relation(self._index.ask(plan(workflow, keep_last, older_than, larger_than)))
+
+    def verify(self, workflow: str = "*", *, repair: bool = False) -> Verification:
+        """Hold every blob and side file against the catalog, and the catalog against them.
+
+        Parameters
+        ----------
+        workflow : str
+            A glob on the names of the workflows that are verified.
+        repair : bool
+            Whether to mend: the index believes what is there, damaged files and side files that nobody declares are
+            moved to ``.catalog/quarantine``. Nothing is deleted.
+
+        Returns
+        -------
+        Verification
+            What was found, with what was done about it. ``print`` shows it.
+
+        Raises
+        ------
+        CatalogUnusable
+            If there is no storage.
+
+        Notes
+        -----
+        All bytes of all blobs are read, a piece at a time. Nothing is locked
+        meanwhile: others save and remove, and nothing is unpickled.
+        """
+        from catalog.check import verify
+
+        return verify(self.path, self._index, workflow, repair)
 
     def __repr__(self) -> str:
         return f"Catalog({self.path!r})"

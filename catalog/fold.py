@@ -69,6 +69,11 @@ class Fold:
         torn = self._history.rows("SELECT coalesce(sum(torn), 0) FROM segments")[0][0]
         return Refreshed(self._history.added, int(torn) + unended)
 
+    def settle(self, names: Iterable[tuple[str, str]]) -> None:
+        """Look at the blobs of names, whatever is known of them, and believe them."""
+        self._blobs.settle(names)
+        self._settle_competing()
+
     def _settle_competing(self) -> None:
         while self._competing:  # what the blobs tell may compete again
             names, self._competing = self._competing, []

@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
-from catalog.errors import DamagedFooter, NotABlob
-from catalog.ids import id_at
+from catalog import ids
+from catalog.errors import DamagedFooter, NewerFormat, NotABlob
 from catalog.journal import JOURNAL_FOLDER, RETIRED_FOLDER, SEGMENT_SUFFIX
 from catalog.names import CATALOG_FOLDER, candidates, decode, from_text, to_text
 from catalog.record import footer_from, size_of, utc_text
@@ -129,9 +129,11 @@ class Folder:
             If it was compacted meanwhile.
         """
         with open(segment.path, "rb") as file:
+            left = os.fstat(file.fileno()).st_size - position  # not what is written meanwhile: it would never end
             file.seek(position)
             rest = b""
-            while data := file.read(most):
+            while left > 0 and (data := file.read(min(most, left))):
+                left -= len(data)
                 whole, newline, rest = (rest + data).rpartition(b"\n")
                 if newline:
                     position += len(whole) + 1
@@ -159,7 +161,7 @@ class Folder:
         Raises
         ------
         Unreadable
-            If there is a file that is no blob, or a damaged one.
+            If there is a file that is no blob, a damaged one, or one that a newer version wrote.
         """
         for folder in candidates(workflow):
             for file in candidates(task):
@@ -177,8 +179,8 @@ class Folder:
         except OSError as error:
             raise Unreadable from error
         try:
-            return _found(handle, folder, file)
-        except (OSError, ValueError) as error:
+            return found_in(handle, folder, file)
+        except (OSError, ValueError, NewerFormat) as error:
             raise Unreadable from error
         finally:
             os.close(handle)
@@ -205,7 +207,37 @@ def is_compacted(name: str) -> bool:
     return name.endswith(COMPACTED_SUFFIX) and name[0] != "."
 
 
-def _found(handle: int, folder: str, file: str) -> Found:
+def id_at(root: str, folder: str, file: str) -> str | None:
+    """Return the id of the blob in a file of a storage; None if there is none that can be read."""
+    try:
+        found = Folder(root).look_at(folder, file)
+    except Unreadable:
+        return None
+    return str(json.loads(found.line)["blob_id"]) if found else None
+
+
+def found_in(handle: int, folder: str, file: str) -> Found:
+    """Return what an open file holds, by its end alone.
+
+    Parameters
+    ----------
+    handle : int
+        Its descriptor.
+    folder, file : str
+        Where it lies.
+
+    Returns
+    -------
+    Found
+        What its footer says, or the little that a file of the older format tells.
+
+    Raises
+    ------
+    Unreadable
+        If it is no blob, or its footer is damaged.
+    NewerFormat
+        If a newer version wrote it.
+    """
     status = os.fstat(handle)
     size = status.st_size
 
@@ -230,7 +262,7 @@ def _moved(line: dict[str, Any], folder: str, file: str) -> Found:
     """Return what is known of a blob that stands under another name than it was saved under: where it is, counts."""
     blob_id = line["blob_id"]
     milliseconds = int(blob_id.replace("-", "")[:12], 16)
-    event_id = id_at(milliseconds, _digest(folder, file, blob_id.encode()))
+    event_id = ids.id_at(milliseconds, _digest(folder, file, blob_id.encode()))
     line |= {"event_id": event_id, "workflow": _name(folder, line["workflow"]), "task": _name(file, line["task"])}
     return Found(event_id, json.dumps(line))
 
@@ -253,7 +285,7 @@ def _found_older(handle: int, folder: str, file: str, status: os.stat_result) ->
         raise Unreadable
     checksum = tail[1:]
     modified = max(0, status.st_mtime_ns)  # an id tells of no time before 1970
-    blob_id = id_at(modified // 1_000_000, _digest(folder, file, checksum))
+    blob_id = ids.id_at(modified // 1_000_000, _digest(folder, file, checksum))
     line = {
         "event": "save",
         "format": 0,

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
@@ -142,6 +142,11 @@ class Index:
             renew()
         with self._fresh(anew=True) as (path, _):
             return action(path)
+
+    def settle(self, names: Iterable[tuple[str, str]]) -> None:
+        """Look at the blobs of names, whatever is known of them, and believe them; raises as `question` does."""
+        with self.question() as (connection, _), _transaction(connection):
+            Fold(connection, self._folder).settle(names)
 
     def compact(self) -> Compacted:
         """Compact the journal; raises as `question` does, and `OSError` where it cannot be written."""

@@ -171,6 +171,29 @@ def name_fields(workflow: str, task: str | None) -> str:
     return fields if task is None else f'{fields},"task":{quote(task)}'
 
 
+def event_line(event: str, event_id: str, seconds: float, fields: str) -> str:
+    """Return the journal's line of an event that is no save.
+
+    Parameters
+    ----------
+    event : str
+        Its kind.
+    event_id : str
+        Its id.
+    seconds : float
+        When it happened, since 1970.
+    fields : str
+        What it has to say, as `fragment` and `name_fields` return it.
+
+    Returns
+    -------
+    str
+        One JSON object, without the line's end.
+    """
+    moment = utc_text(seconds)
+    return f'{{"event":"{event}","event_id":"{event_id}","time":"{moment}",{fields},{machine_fields()}}}'
+
+
 def utc_text(seconds: float) -> str:
     """Return a time as the text that journal and footers hold: ISO 8601, UTC, microseconds.
 

@@ -32,8 +32,8 @@ FLOORS = (
 
 # What storage and catalog share lives in the lower of the two; the rest of the catalog is for those who ask questions.
 # A place also knows where the journal's lines and the storage's identity go.
-SHARED = {"catalog.errors", "catalog.identity", "catalog.journal", "catalog.names", "catalog.record"}
-ASK_THE_CATALOG = {"functionfuse.storage.base", "functionfuse.cli"}
+SHARED = {"catalog.errors", "catalog.identity", "catalog.ids", "catalog.journal", "catalog.names", "catalog.record"}
+ASK_THE_CATALOG = {"functionfuse.storage._catalogued", "functionfuse.storage.base", "functionfuse.cli"}
 # Both packages show themselves in notebooks by the same few tags, which know nothing of either.
 HTML = {"functionfuse._html": {"catalog.html"}}
 
@@ -120,7 +120,7 @@ def test_the_catalog_stands_alone() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(of("functionfuse")) - ASK_THE_CATALOG))
 def test_few_look_into_the_catalog(name: str) -> None:
-    """Outside `storage.base` and the command line, the storage knows only the shared formats, all others nothing."""
+    """Beside those who ask, the storage knows only the formats that it shares with the catalog, all others nothing."""
     allowed = SHARED if name.startswith("functionfuse.storage._") else HTML.get(name, set())
     assert imports(name) & set(of("catalog")) <= allowed
 

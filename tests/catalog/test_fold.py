@@ -35,7 +35,7 @@ from workshop import (
 from catalog import ids
 from catalog.folder import Folder
 from catalog.ids import new_id
-from functionfuse.storage import base
+from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage
 
 
@@ -612,7 +612,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(ids, "time", clock)
     monkeypatch.setattr(ids, "_last_tick", 0)
-    monkeypatch.setattr(base, "time", SimpleNamespace(time=clock.time))
+    monkeypatch.setattr(_lines, "time", SimpleNamespace(time=clock.time))
     return clock
 
 

@@ -18,7 +18,7 @@ from workshop import delete_index, journal_of, lines, segments
 
 from catalog import ids
 from functionfuse.errors import TaskNotFound
-from functionfuse.storage import base
+from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage
 
 workflows = st.sampled_from(["w", "a/b"])
@@ -43,9 +43,9 @@ class Machine(RuleBasedStateMachine):
         self.happened: list[Event] = []
         self.unproved: set[Event] = set()
         self.offset = 0.0
-        self.real = (ids.time, base.time, ids._last_tick, ids._tail)
+        self.real = (ids.time, _lines.time, ids._last_tick, ids._tail)
         ids.time = self  # type: ignore[assignment]  # a clock that is set
-        base.time = SimpleNamespace(time=self.time)  # type: ignore[assignment]
+        _lines.time = SimpleNamespace(time=self.time)  # type: ignore[assignment]
 
     def time(self) -> float:
         """Return the time of the machine's clock, in seconds."""
@@ -57,7 +57,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Give the clock back and delete the storage."""
-        ids.time, base.time, ids._last_tick, ids._tail = self.real
+        ids.time, _lines.time, ids._last_tick, ids._tail = self.real
         self.storage._place.journal._abandon()
         shutil.rmtree(self.folder)
 

@@ -19,7 +19,7 @@ from workshop import blob_id, index_of, run_python, task_names, task_rows
 from catalog import Catalog
 from catalog.errors import CatalogUnusable, InvalidQuestion
 from catalog.schema import TASKS
-from functionfuse.storage import base
+from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage
 
 
@@ -68,14 +68,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> FileStorage:
         ("plot", "box"): Box(b"y" * 10_000),
         ("plot", "count"): 42,
     }
-    real = base.time
+    real = _lines.time
     try:
         for minute, ((workflow, task), result) in enumerate(results.items()):
             seconds = datetime.fromisoformat(f"2026-05-01T10:{minute:02d}:00+00:00").timestamp()
-            base.time = SimpleNamespace(time=lambda seconds=seconds: seconds)  # type: ignore[assignment]
+            _lines.time = SimpleNamespace(time=lambda seconds=seconds: seconds)  # type: ignore[assignment]
             storage.save(workflow, task, result)
     finally:
-        base.time = real
+        _lines.time = real
     return storage
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from functionfuse.backends._progress import shown
+from functionfuse._progress import shown
 from functionfuse.backends._run import ON_STALE, Run, Settings
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.storage.base import Storage

@@ -1,4 +1,4 @@
-"""A progress bar for long runs on a terminal."""
+"""A progress bar for long work on a terminal."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from typing import TypeVar
 
-from functionfuse.workflow import Node
+Item = TypeVar("Item")
 
-_LONG = 1.0  # seconds: a run that is over sooner shows nothing
+_LONG = 1.0  # seconds: work that is over sooner shows nothing
 
 
-def shown(nodes: list[Node], wanted: bool | None, title: str) -> Iterable[Node]:
-    """Return `nodes` for a loop, showing its progress on standard error.
+def shown(items: list[Item], wanted: bool | None, title: str) -> Iterable[Item]:
+    """Return `items` for a loop, showing its progress on standard error.
 
     Parameters
     ----------
-    nodes : list of Node
-        What is computed.
+    items : list
+        What is worked on.
     wanted : bool or None
         Whether to show a bar; None shows one where standard error is a terminal.
     title : str
@@ -26,15 +27,15 @@ def shown(nodes: list[Node], wanted: bool | None, title: str) -> Iterable[Node]:
     """
     if wanted is None:
         wanted = sys.stderr.isatty()
-    return _with_bar(nodes, title) if wanted else nodes
+    return _with_bar(items, title) if wanted else items
 
 
-def _with_bar(nodes: list[Node], title: str) -> Iterator[Node]:
+def _with_bar(items: list[Item], title: str) -> Iterator[Item]:
     began = time.monotonic()
     with ExitStack() as stack:
         advance = None
-        for done, node in enumerate(nodes):
-            yield node
+        for done, item in enumerate(items):
+            yield item
             if advance is None and time.monotonic() - began > _LONG:
                 from rich.console import Console
                 from rich.progress import (
@@ -49,7 +50,7 @@ def _with_bar(nodes: list[Node], title: str) -> Iterator[Node]:
                 name = TextColumn("{task.description}", markup=False)  # a title may hold any characters
                 columns = (SpinnerColumn(), name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
                 bar = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
-                task = bar.add_task(title, total=len(nodes), completed=done)
+                task = bar.add_task(title, total=len(items), completed=done)
                 advance = bar.advance
             if advance is not None:
                 advance(task)

@@ -1,0 +1,69 @@
+"""How a blob becomes a result again."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+from catalog.record import Footer
+from functionfuse.errors import SideFileMissing, TaskNotFound
+from functionfuse.storage import _blob, _codec
+from functionfuse.storage._places import LocalPlace
+
+_log = logging.getLogger("functionfuse.storage")
+
+
+class Restored(NamedTuple):
+    """A result that was read.
+
+    Attributes
+    ----------
+    value : object
+        The result.
+    footer : Footer or None
+        What its blob says of itself; None for the older format.
+    """
+
+    value: Any
+    footer: Footer | None
+
+
+def restore(place: LocalPlace, registry: _codec.Registry, folder: str, file: str) -> Restored:
+    """Return the result in a file; once more where it was overwritten while it was read."""
+    while True:
+        blob = _blob.read_blob(_loaded(place, folder, file))
+        try:
+            return Restored(_load(place, registry, blob, folder), blob.footer)
+        except SideFileMissing as error:
+            if _unchanged(place, folder, file, blob):
+                raise
+            _log.debug("task %r was overwritten while it was read, which ended in: %s", file, error)
+
+
+def footer_at(place: LocalPlace, folder: str, file: str) -> Footer | None:
+    """Return the footer of the blob in a file; None for the older format and for what is damaged."""
+    try:
+        with place.open(folder, file) as source:
+            return _blob.peek_footer(source)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise TaskNotFound(f"nothing is stored there ({place.path(folder, file)})") from error
+
+
+def _loaded(place: LocalPlace, folder: str, file: str) -> memoryview:
+    try:
+        return place.load(folder, file)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise TaskNotFound(f"nothing is stored there ({place.path(folder, file)})") from error
+
+
+def _load(place: LocalPlace, registry: _codec.Registry, blob: _blob.Blob, folder: str) -> Any:
+    footer = blob.footer
+    if footer is not None and (footer.plain or len(footer.record["serializers"]) == 1):
+        return _codec.load(blob.stream, blob.buffers)
+    side = place.side_folder(folder, footer.record["blob_id"] if footer else "")
+    return _codec.load_with_serializers(blob.stream, blob.buffers, registry, side.protocols)
+
+
+def _unchanged(place: LocalPlace, folder: str, file: str, blob: _blob.Blob) -> bool:
+    now = footer_at(place, folder, file)
+    return (now and now.record["blob_id"]) == (blob.footer and blob.footer.record["blob_id"])

@@ -1,0 +1,96 @@
+"""What is stored under a name before it goes, and how it goes with its side files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from catalog import record
+from functionfuse.errors import TaskNotFound
+from functionfuse.storage import _blob, _codec, _lines
+from functionfuse.storage._places import LocalPlace, SideFolder
+
+_log = logging.getLogger("functionfuse.storage")
+
+
+@dataclass(frozen=True)
+class Present:
+    """What is stored under a name just before it is overwritten or removed."""
+
+    record: Mapping[str, Any]
+    size: int
+    pids: list[tuple[str, Any]]
+    side: SideFolder
+    older_format: bool
+
+    @property
+    def blob_id(self) -> str | None:
+        """The id of its blob, as far as that is known."""
+        return self.record.get("blob_id")
+
+
+def present(place: LocalPlace, folder: str, file: str) -> Present | None:
+    """Return what is stored in a file, or None; what is damaged counts with what is known of it."""
+    if not place.exists(folder, file):
+        return None
+    try:
+        source = place.open(folder, file)
+    except FileNotFoundError:  # removed since
+        return None
+    with source:
+        footer = _blob.peek_footer(source)
+        known = footer.record if footer else {}
+        pids = _pids(place, folder, file) if footer is None or len(known["serializers"]) > 1 else []
+    side = place.side_folder(folder, known.get("blob_id", ""))
+    return Present(known, record.size_of(source.size, known), pids, side, footer is None)
+
+
+def _pids(place: LocalPlace, folder: str, file: str) -> list[tuple[str, Any]]:
+    try:
+        blob = _blob.read_blob(place.load(folder, file))
+        return _codec.persistent_ids(blob.stream, blob.buffers)
+    except Exception as error:  # whatever is wrong with a result that goes away, it goes away
+        _log.warning("a damaged result goes, of which it is not known which side files go with it: %s", str(error))
+        return []
+
+
+def remove(
+    place: LocalPlace,
+    registry: _codec.Registry,
+    names_fields: str,
+    at: tuple[str, str],
+    why: Mapping[str, Any] | None = None,
+) -> None:
+    """Remove what is stored in a folder and file, and record that, and why."""
+    folder, file = at
+    found = present(place, folder, file)
+    if found is None:
+        raise TaskNotFound
+    fields = record.fragment(
+        replaces=found.blob_id,
+        blob_id=found.blob_id,
+        size=found.size,
+        checksum=found.record.get("checksum"),
+    )
+    if why:
+        fields += f",{record.fragment(details=_lines.details(why))}"
+    line = _lines.event("remove", f"{names_fields},{fields}", after=found.blob_id)
+    place.journal.append(line, lambda: place.remove(folder, file))
+    forget(found, registry, folder, file)
+
+
+def forget(gone: Present, registry: _codec.Registry, folder: str, file: str) -> None:
+    """Delete the side files of a result that was overwritten or removed."""
+    for name, pid in gone.pids:
+        serializer = registry.by_name.get(name)
+        try:
+            if serializer is not None:
+                serializer.remove(pid, gone.side.protocols)
+            elif gone.older_format and isinstance(pid, str):
+                gone.side.remove(pid)
+        except Exception:  # the result itself is gone already; a third party's cleaning cannot undo that
+            _log.warning("the serializer %r did not remove %r of %s/%s", name, pid, folder, file, exc_info=True)
+    if not gone.older_format:
+        gone.side.discard()

@@ -1,0 +1,57 @@
+"""How a result becomes a blob and a line of the journal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from catalog import ids, names, record
+from functionfuse.storage import _codec, _lines, _removal
+from functionfuse.storage._blob import BlobWriter
+from functionfuse.storage._describe import describe
+from functionfuse.storage._places import LocalPlace
+
+_SERIALIZERS = record.fragment(serializers=["pickle"])
+
+
+def keep(
+    place: LocalPlace, registry: _codec.Registry, at: tuple[str, str], names_fields: str, obj: Any, origin: str
+) -> str:
+    """Store an object in a folder and file, over what is there, and return the id of the blob."""
+    folder, file = at
+    present = _removal.present(place, folder, file)
+    blob_id = ids.new_id(present.blob_id if present else None)
+    fields = [f'"blob_id":"{blob_id}",{names_fields}', describe(obj)]
+    if present:
+        fields.append(record.fragment(replaces=present.blob_id))
+    if origin:
+        fields.append(origin)
+    writer = BlobWriter(place, folder, blob_id)
+    try:
+        line = _write(writer, registry, obj, fields)
+        place.journal.append(line, lambda: writer.publish(file))
+    except BaseException:
+        writer.discard()
+        raise
+    if present:
+        _removal.forget(present, registry, folder, file)
+    return blob_id
+
+
+def _write(writer: BlobWriter, registry: _codec.Registry, obj: Any, fields: list[str]) -> str:
+    """Write all of a blob and return the line that tells of it."""
+    dumped = _codec.dump(obj, writer, registry, lambda: writer.side.protocols)
+    layout = f",{writer.write_buffers(dumped.buffers)}" if dumped.buffers else ""
+    plain = not layout and len(dumped.serializers) == 1
+    checksum = writer.checksum()
+    fields.append(f'"saved_at":"{_lines.moment()}","checksum":"xxh3:{checksum.hex()}"')
+    side_size = 0
+    if dumped.serializers == ("pickle",):
+        fields.append(_SERIALIZERS)
+    else:
+        sides = [{"name": names.to_text(name), "size": size} for name, size in writer.side.files()]
+        side_size = sum(size for _, size in writer.side.files())
+        fields.append(record.fragment(serializers=dumped.serializers, side_files=sides))
+    fields.append(record.machine_fields())
+    text = ",".join(fields)
+    size = writer.finish(record.close_blob(f"{{{text}{layout}}}", checksum, plain)) + side_size
+    return f'{{"event":"save","format":{record.FORMAT},"size":{size},{text}}}'

@@ -1,0 +1,36 @@
+"""Errors at the storage's edge: what went wrong, for which task, and the remedy."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from functionfuse.errors import InvalidPickle, SideFileMissing, StorageError, StorageUnusable, UnpicklableResult
+
+_REMEDIES: dict[type[StorageError], str] = {
+    InvalidPickle: "; remove the task, and the next run computes it again",
+    SideFileMissing: "; remove the task, and the next run computes it again",
+    UnpicklableResult: "; return something else or register a serializer for it; what was stored before is intact",
+}
+_REMEDIES_BY_NUMBER = {
+    errno.ENOSPC: "; nothing was published, what was stored before is intact: free some space and save again",
+    errno.EDQUOT: "; nothing was published, what was stored before is intact: free some space and save again",
+    errno.EACCES: "; check who owns the storage's folder",
+    errno.EROFS: "; the storage's folder is read-only here",
+    errno.ENOTDIR: "; a file lies where a folder is needed: move it away, or choose another path",
+    errno.EISDIR: "; a folder lies where the result's file belongs: move it away",
+    errno.EMFILE: "; the process holds too many open files: raise its limit (ulimit -n)",
+}
+
+
+def named(error: StorageError | OSError, workflow_name: str, task_name: str) -> StorageError:
+    """Return an error that names workflow and task; those of the file system are translated here."""
+    place = f"task {task_name!r} of workflow {workflow_name!r}"
+    if isinstance(error, StorageUnusable):
+        message = f"{place}: {error.strerror or error}"
+        return StorageUnusable(message) if error.errno is None else StorageUnusable(error.errno, message)
+    if isinstance(error, StorageError):
+        return type(error)(f"{place}: {error}{_REMEDIES.get(type(error), '')}")
+    remedy = _REMEDIES_BY_NUMBER.get(error.errno or 0, "")
+    where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes)) else ""
+    return StorageUnusable(error.errno, f"{place}: {error.strerror or error}{where}{remedy}")
