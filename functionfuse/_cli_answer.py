@@ -83,7 +83,7 @@ def _reader(column: str, is_map: bool) -> Callable[[Any], Any]:
 def _named(value: Any) -> Any:
     if isinstance(value, str):
         return from_text(value)
-    return [_named(each) for each in value] if isinstance(value, (list, tuple)) else value
+    return [_named(each) for each in value] if type(value) in (list, tuple) else value  # an interval is a namedtuple
 
 
 def _parsed(text: Any) -> Any:

@@ -46,9 +46,10 @@ def audit() -> None:
 @form_options
 @click.pass_context
 def audit_verify(context: click.Context, files: tuple[str, ...], form: str | None) -> None:
-    """Check the digest of every exported file, and that exports which continue each other have no gap.
+    """Check exported files.
 
-    Prints one row for each thing that is wrong; the exit code is 1 if there was any.
+    The digest of each has to be right, and exports that continue each other must have no gap. Prints one row for each
+    thing that is wrong; the exit code is 1 if there was any.
     """
     from catalog.audit import verify_exports
 

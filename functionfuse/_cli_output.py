@@ -54,7 +54,8 @@ def say(message: str) -> None:
 def _write(lines: Iterable[str]) -> None:
     rest = iter(lines)
     while chunk := "".join(islice(rest, _AT_ONCE)):
-        click.echo(chunk, nl=False)
+        sys.stdout.write(chunk)  # click.echo would take colours out of names
+    sys.stdout.flush()
 
 
 def _json_lines(answer: Answer) -> Iterator[str]:

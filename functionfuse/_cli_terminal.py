@@ -22,6 +22,7 @@ _SIZES = {"size", "bytes", "bytes_before", "bytes_after"}
 _MOST = 1000  # rows: laying out a table of more takes longer than anybody reads
 _UNBOUNDED = 100_000  # characters
 _NESTED_WIDTH = 40  # characters of a JSON column in a table
+_ONE_LINE = 80  # characters of JSON in a record that are left on one line
 _COLUMN_WIDTH = 14  # characters: a table that has to squeeze its columns below this is printed as records
 
 
@@ -39,7 +40,7 @@ def print_table(answer: Answer, columns: Sequence[str]) -> None:
         console.print(table)
     if answer.count > len(rows):
         left = answer.count - len(rows)
-        Console(stderr=True).print(f"{left:,} more rows: name what you look for, or pipe this to see all")
+        Console(stderr=True, highlight=False).print(f"{left:,} more rows: name what you look for, or use a pipe")
 
 
 def print_record(row: Row) -> None:
@@ -84,8 +85,8 @@ def _human(column: str, value: Any) -> str:
 
 
 def _readable(name: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return json.dumps(jsonable(value), indent=2, ensure_ascii=False)
+    if name in JSON_COLUMNS and len(field(value)) > _ONE_LINE:
+        return "\n".join(map(escaped, json.dumps(jsonable(value), indent=2, ensure_ascii=False).splitlines()))
     if isinstance(value, list) and name not in JSON_COLUMNS:
         return ", ".join(map(field, value))
     exact = f" ({value:,} bytes)" if name == "size" and value >= 1000 else ""

@@ -9,8 +9,8 @@ from datetime import date, datetime, time, timezone
 from decimal import Decimal
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
-_ESCAPES = {"\t": r"\t", "\n": r"\n", "\r": r"\r", "\\": r"\\"}
+_AWKWARD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_ESCAPES = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -75,8 +75,13 @@ def field(value: Any) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Return text without control characters: names may hold tabs, line ends, and what would steer a terminal."""
-    return _CONTROL.sub(lambda match: _ESCAPES.get(match[0]) or f"\\x{ord(match[0]):02x}", text)
+    r"""Return text that stays on its line: names may hold tabs, line ends, and what would steer a terminal."""
+    return _AWKWARD.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    return _ESCAPES.get(match[0]) or (f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}")
 
 
 def human_size(size: float) -> str:
