@@ -62,7 +62,7 @@ def from_object(thing: Any) -> Answer:
 
 def as_row(thing: Any) -> Row:
     """Return a dataclass as a row."""
-    return {field.name: _named(getattr(thing, field.name)) for field in dataclasses.fields(thing)}
+    return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
 
 
 def _rows(table: pa.Table) -> Iterator[Row]:

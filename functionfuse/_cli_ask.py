@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import sys
 from typing import Any
 
@@ -28,7 +27,7 @@ from functionfuse._cli_text import counted, field, human_size
 
 _SHORT = ("workflow", "task", "size", "saved_at", "type")
 _LONG = (*_SHORT, "pinned", "duration", "function", "value", "summary", "serializers", "host", "user", "run_id")
-_EVENT = ("time", "event", "size", "user", "host", "pid", "checksum", "blob_id")
+_EVENT = ("time", "event", "user", "host", "pid", "size", "checksum")
 _RUN = ("started", "workflow", "status", "computed", "restored", "finished", "backend", "run_id")
 _USAGE = """
     SELECT workflow, count(*) AS results, sum(size)::BIGINT AS size, max(saved_at) AS last_saved
@@ -83,10 +82,8 @@ def show(storage: str, workflow: str, task: str, form: str | None) -> None:
     Its names, size, times, type, summary and value, where it came from, and the history of what was stored under this
     name. No result is read for it: nothing is unpickled.
     """
-    catalog = open_storage(storage).catalog
-    row = as_row(catalog.task(workflow, task))
-    history = list(from_relation(catalog.events(glob.escape(workflow), glob.escape(task), order_by="time")).rows)
-    events = [{name: event.get(name) for name in _EVENT} for event in history]
+    row = as_row(open_storage(storage).catalog.task(workflow, task))
+    events = [as_row(event) for event in row.pop("history")]
     if form == "csv":
         emit(from_rows([row]), form)
     elif form == "json":
@@ -100,7 +97,7 @@ def show(storage: str, workflow: str, task: str, form: str | None) -> None:
 def _print(row: Row, events: list[Row]) -> None:
     """Print the columns that hold something, one a line, and behind them the events, each behind "history"."""
     fields = [(name, value) for name, value in row.items() if value is not None]
-    for line in (*fields, *(("history", *event.values()) for event in events)):
+    for line in (*fields, *(("history", *(event[name] for name in _EVENT)) for event in events)):
         click.echo("\t".join(map(field, line)))
 
 
@@ -108,7 +105,7 @@ def _print_readably(row: Row, events: list[Row]) -> None:
     from functionfuse._cli_terminal import print_record
 
     print_record(row)
-    emit(from_rows(events, _EVENT), None, _EVENT[:-2])
+    emit(from_rows(events, _EVENT), None, _EVENT)
 
 
 @click.command(

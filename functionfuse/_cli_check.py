@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,9 +11,14 @@ from functionfuse._cli_answer import Row, as_row, from_rows
 from functionfuse._cli_options import any_workflow, examples, form_options, storage_argument
 from functionfuse._cli_output import emit, say
 from functionfuse._cli_storage import open_storage
-from functionfuse._cli_text import counted
+from functionfuse._cli_text import counted, human_size
 
-_PROBLEM = ("problem", "workflow", "task", "path", "reason")
+if TYPE_CHECKING:
+    from catalog.audit import Audit
+    from catalog.verification import Verification
+
+_FINDING = ("kind", "workflow", "task", "path", "reason", "perhaps_in_use", "done")
+_FILE = ("path", "ok", "table", "rows", "digest", "follows", "findings")
 
 
 @click.command(
@@ -27,10 +32,27 @@ _PROBLEM = ("problem", "workflow", "task", "path", "reason")
 def verify(context: click.Context, storage: str, workflow: str, repair: bool, form: str | None) -> None:
     """Hold files and catalog against each other.
 
-    WORKFLOW is a glob. Prints one row for each result that is missing, unlisted or damaged, and each orphan side
-    file. The exit code is 1 if there was any, repaired or not.
+    WORKFLOW is a glob. Prints one row for each result that is missing, unlisted or damaged, each side file that is lost
+    or an orphan, and each strange file, which is no fault. The exit code is 1 if there was a fault, repaired or not.
     """
-    _report(context, open_storage(storage).verify(workflow, repair=repair), form)
+    report = open_storage(storage).verify(workflow, repair=repair)
+    emit(from_rows(_findings(report), _FINDING), form)
+    looked = ", ".join(
+        (
+            counted(report.results, "result"),
+            counted(report.workflows, "workflow"),
+            counted(report.side_files, "side file"),
+            f"{human_size(report.size)} read",
+        )
+    )
+    say(f"{'ok' if report.ok else 'faults found'}: {looked}")
+    context.exit(0 if report.ok else 1)
+
+
+def _findings(report: Verification) -> list[Row]:
+    """Return what was found, with its kind: the name of the report's field that holds it."""
+    kinds = [(field.name, getattr(report, field.name)) for field in dataclasses.fields(report)]
+    return [{"kind": kind, **as_row(found)} for kind, each in kinds if isinstance(each, tuple) for found in each]
 
 
 @click.group()
@@ -48,37 +70,23 @@ def audit() -> None:
 def audit_verify(context: click.Context, files: tuple[str, ...], form: str | None) -> None:
     """Check exported files.
 
-    The digest of each has to be right, and exports that continue each other must have no gap. Prints one row for each
-    thing that is wrong; the exit code is 1 if there was any.
+    The digest of each has to be right, and exports that continue each other must have no gap. Prints one row a file,
+    with what is wrong; the exit code is 1 if anything is. Neither the storage nor its catalog is needed.
     """
     from catalog.audit import verify_exports
 
-    _report(context, verify_exports(*files), form)
+    report = verify_exports(*files)
+    emit(from_rows(_audited(report), _FILE), form)
+    say("ok" if report.ok else f"{counted(len(report.findings), 'finding')}: do not rely on these files")
+    context.exit(0 if report.ok else 1)
 
 
-def _report(context: click.Context, report: Any, form: str | None) -> None:
-    """Print what a frozen report found: its tuples hold what is wrong, its numbers say what was looked at."""
-    rows = _problems(report)
-    known = dict.fromkeys((*_PROBLEM[:1], *(name for row in rows for name in row)))
-    emit(from_rows([{name: row.get(name) for name in known} for row in rows], tuple(known)), form)
-    looked = [f"{name} {value:,}" for name, value in as_row(report).items() if type(value) is int]
-    say(f"{counted(len(rows), 'problem')}{', of: ' if looked else ''}{', '.join(looked)}")
-    if rows:
-        context.exit(1)
-
-
-def _problems(report: Any) -> list[Row]:
-    found = []
-    for field in dataclasses.fields(report):
-        value = getattr(report, field.name)
-        if isinstance(value, (tuple, list)):
-            found += [{"problem": field.name, **_described(entry)} for entry in value]
-    return found
-
-
-def _described(entry: Any) -> Row:
-    if dataclasses.is_dataclass(entry):
-        return as_row(entry)
-    if isinstance(entry, tuple):
-        return dict(zip(getattr(entry, "_fields", _PROBLEM[1:]), entry, strict=False))
-    return {"path": entry}
+def _audited(report: Audit) -> list[Row]:
+    found: dict[str, list[str]] = {file.path: [] for file in report.files}
+    for finding in report.findings:
+        found.setdefault(finding.path, []).append(f"{finding.kind}: {finding.message}")
+    known: dict[str, Any] = {file.path: as_row(file) for file in report.files}
+    return [
+        {name: known.get(path, {}).get(name) for name in _FILE} | {"path": path, "ok": not wrong, "findings": wrong}
+        for path, wrong in found.items()
+    ]

@@ -47,7 +47,7 @@ def print_record(row: Row) -> None:
     """Print what is known of one thing, a line or more for each column that holds something."""
     grid = Table.grid(padding=(0, 2))
     for name, value in row.items():
-        if value is not None and value != []:
+        if value not in (None, [], ()):
             grid.add_row(Text(escaped(name), style="bold"), Text(_readable(name, value)))
     Console().print(grid)
 
@@ -87,7 +87,7 @@ def _human(column: str, value: Any) -> str:
 def _readable(name: str, value: Any) -> str:
     if name in JSON_COLUMNS and len(field(value)) > _ONE_LINE:
         return "\n".join(map(escaped, json.dumps(jsonable(value), indent=2, ensure_ascii=False).splitlines()))
-    if isinstance(value, list) and name not in JSON_COLUMNS:
+    if isinstance(value, (list, tuple)) and name not in JSON_COLUMNS:
         return ", ".join(map(field, value))
     exact = f" ({value:,} bytes)" if name == "size" and value >= 1000 else ""
     return f"{_human(name, value)}{exact}"
