@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,8 @@ def storage(tmp_path: Path) -> FileStorage:
     for name, leaf in (("weather", day), ("broken", broken().set_name("none"))):
         local = LocalWorkflow(leaf, workflow_name=name)
         local.set_storage(storage)
-        try:
+        with suppress(ValueError):
             local.run()
-        except ValueError:
-            pass
     storage.save("notes", "today", "first")
     storage.save("notes", "today", "second")
     storage.save("notes", "[a-z]*", 1)
@@ -161,7 +161,7 @@ def test_audit(storage: FileStorage, root: Path, tmp_path: Path) -> None:
     """Exports that continue each other pass; a changed byte or a gap between them ends in 1, and is told."""
     names = [tmp_path / f"{number}.parquet" for number in range(3)]
     run("export", root, names[0], "--table", "events")
-    for before, name in zip(names, names[1:], strict=False):
+    for before, name in pairwise(names):
         storage.save("more", name.name, 1)
         run("export", root, name, "--table", "events", "--after", before)
     assert [row["ok"] for row in rows("audit", "verify", *names)] == [True] * 3
