@@ -28,7 +28,7 @@ from functionfuse._cli_text import counted, field, human_size
 _SHORT = ("workflow", "task", "size", "saved_at", "type")
 _LONG = (*_SHORT, "pinned", "duration", "function", "value", "summary", "serializers", "host", "user", "run_id")
 _EVENT = ("time", "event", "user", "host", "pid", "size", "checksum")
-_RUN = ("started", "workflow", "status", "computed", "restored", "finished", "backend", "run_id")
+_RUN = ("started", "workflow", "status", "computed", "restored", "finished", "backend")
 _USAGE = """
     SELECT workflow, count(*) AS results, sum(size)::BIGINT AS size, max(saved_at) AS last_saved
     FROM tasks GROUP BY workflow ORDER BY size DESC, workflow

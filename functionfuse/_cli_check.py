@@ -35,7 +35,7 @@ def verify(context: click.Context, storage: str, workflow: str, repair: bool, fo
     WORKFLOW is a glob. Prints one row for each result that is missing, unlisted or damaged, each side file that is lost
     or an orphan, and each strange file, which is no fault. The exit code is 1 if there was a fault, repaired or not.
     """
-    report = open_storage(storage).verify(workflow, repair=repair)
+    report = open_storage(storage).catalog.verify(workflow, repair=repair)
     emit(from_rows(_findings(report), _FINDING), form)
     looked = ", ".join(
         (

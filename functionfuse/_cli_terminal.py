@@ -47,7 +47,7 @@ def print_record(row: Row) -> None:
     """Print what is known of one thing, a line or more for each column that holds something."""
     grid = Table.grid(padding=(0, 2))
     for name, value in row.items():
-        if value not in (None, [], ()):
+        if value not in (None, [], ()) and (value != {} or name == "value"):
             grid.add_row(Text(escaped(name), style="bold"), Text(_readable(name, value)))
     Console().print(grid)
 
