@@ -8,8 +8,9 @@ import click
 
 from functionfuse._cli_answer import from_object
 from functionfuse._cli_options import examples, form_options, given, size, storage_argument, time_options
-from functionfuse._cli_output import emit
+from functionfuse._cli_output import emit, say
 from functionfuse._cli_storage import open_storage
+from functionfuse._cli_text import counted
 
 
 @click.command(
@@ -41,6 +42,12 @@ def export(storage: str, destination: str, table: str, overwrite: bool, form: st
     """Write a table of the catalog as Parquet.
 
     DEST is a path or a URL that fsspec knows. The file tells what it is, and has a digest that audit verify checks.
+    Prints the path of each file.
     """
     catalog = open_storage(storage).catalog
-    emit(from_object(catalog.export(destination, table, overwrite=overwrite, **given(**filters))), form)
+    exported = catalog.export(destination, table, overwrite=overwrite, **given(**filters))
+    if form:
+        return emit(from_object(exported), form)
+    for path in exported.paths:
+        click.echo(path)
+    return say(f"{counted(exported.rows, 'row')}, digest {exported.digest}")

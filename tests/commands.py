@@ -22,6 +22,7 @@ def run(*arguments: object, stdin: str | None = None, code: int = 0) -> Result:
     separate = "mix_stderr" in inspect.signature(CliRunner).parameters  # before click 8.2, to be asked for
     runner = CliRunner(mix_stderr=False) if separate else CliRunner()  # type: ignore[call-arg]
     result = runner.invoke(main, [str(argument) for argument in arguments], input=stdin)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
     assert result.exit_code == code, f"{result.exit_code}: {result.stdout}{result.stderr}{result.exception!r}"
     return result
 
