@@ -34,6 +34,7 @@ def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page.read_text(encoding="utf-8"))], ids=relative)
 def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
     """The ``console`` blocks of a page print what they say, in the folder in which its ``python`` blocks were run."""
