@@ -2,4 +2,5 @@
 
 from functionfuse.cli import main
 
-main(prog_name="functionfuse")
+if __name__ == "__main__":
+    main(prog_name="functionfuse")
