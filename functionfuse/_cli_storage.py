@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 import os
 import sys
@@ -87,8 +88,10 @@ def _is_result(place: Any, folder: str, file: str) -> bool:
         found = place.look_at(folder, file)
     except Unreadable:
         return False
-    older = found is not None and '"format": 0' in found.line
-    return found is not None and (not older or _ends_in_its_sha1(os.path.join(place.root, folder, file)))
+    if found is None:
+        return False
+    is_older = json.loads(found.line)["format"] == 0
+    return not is_older or _ends_in_its_sha1(os.path.join(place.root, folder, file))
 
 
 def _ends_in_its_sha1(path: str) -> bool:
@@ -123,8 +126,6 @@ def _toml(content: bytes) -> Any:
 
 
 def _json(content: bytes) -> Any:
-    import json
-
     return json.loads(content)
 
 
