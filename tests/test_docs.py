@@ -13,6 +13,7 @@ import sys
 import typing
 import zlib
 from collections.abc import Iterator
+from doctest import ELLIPSIS, OutputChecker
 from pathlib import Path
 
 import duckdb
@@ -21,7 +22,8 @@ import pytest
 import catalog
 import functionfuse
 from functionfuse.storage import Storage
-from tests.snippets import program
+from tests.commands import environment, put_on_path
+from tests.snippets import commands, program
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -41,6 +43,29 @@ def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
     folder.mkdir()
     run = subprocess.run([sys.executable, "-W", "error", str(script)], cwd=folder, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page.read_text(encoding="utf-8"))], ids=relative)
+def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
+    """The ``console`` blocks of a page print what they say, in the folder in which its ``python`` blocks were run."""
+    text = page.read_text(encoding="utf-8")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    variables = environment(PATH=put_on_path(tmp_path / "bin"), COLUMNS="200")
+    subprocess.run([sys.executable, "-c", program(text)], cwd=folder, env=variables, check=True)
+    for command in commands(text):
+        run = subprocess.run(
+            ["bash", "-c", command.text],
+            cwd=folder,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert run.returncode == 0, f"{command.text}\n{run.stdout}"
+        assert OutputChecker().check_output(command.output, run.stdout, ELLIPSIS), f"{command.text}\n{run.stdout}"
 
 
 def documented() -> set[str]:

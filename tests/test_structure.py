@@ -21,19 +21,37 @@ ROOT = Path(__file__).resolve().parent.parent
 # floor with a pattern for it, and imports from its own floor or from lower ones.
 FLOORS = (
     ("errors",),
-    ("workflow", "baseworkflow", "_*", "fingerprint", "fingerprint.*", "serializers", "serializers.base"),
+    (
+        "workflow",
+        "baseworkflow",
+        "_arguments",
+        "_html",
+        "_progress",
+        "_task",
+        "fingerprint",
+        "fingerprint.*",
+        "serializers",
+        "serializers.base",
+    ),
     ("serializers.*", "storage._*"),
     ("storage.base",),
     ("storage", "storage.*"),
     ("backends._*",),
     ("backends", "backends.*"),
-    ("cli", "testing", "*__init__"),
+    ("cli", "_cli_*", "__main__", "testing", "*__init__"),
 )
 
 # What storage and catalog share lives in the lower of the two; the rest of the catalog is for those who ask questions.
 # A place also knows where the journal's lines and the storage's identity go.
 SHARED = {"catalog.errors", "catalog.identity", "catalog.ids", "catalog.journal", "catalog.names", "catalog.record"}
-ASK_THE_CATALOG = {"functionfuse.storage._catalogued", "functionfuse.storage.base", "functionfuse.cli"}
+ASK_THE_CATALOG = {
+    "functionfuse.storage._catalogued",
+    "functionfuse.storage.base",
+    "functionfuse.cli",
+    "functionfuse._cli_check",
+    "functionfuse._cli_answer",
+    "functionfuse._cli_storage",
+}
 # Both packages show themselves in notebooks by the same few tags, which know nothing of either.
 HTML = {"functionfuse._html": {"catalog.html"}}
 

@@ -74,6 +74,13 @@ def test_quickstart(python: Path, tmp_path: Path) -> None:
     run(python, "-I", "-W", "error", script, cwd=tmp_path)
 
 
+def test_command(python: Path, tmp_path: Path) -> None:
+    """The command is installed, and reads what a script has saved."""
+    save = "from functionfuse.storage import storage_factory as make; make({'kind': 'file', 'options': {'path': 'r'}})"
+    run(python, "-I", "-c", f"{save}.save('w', 't', 1)", cwd=tmp_path)
+    assert run(python.with_name("functionfuse"), "ls", "r", cwd=tmp_path).startswith("w\tt\t")
+
+
 GRAPH = """
 from functionfuse import workflow
 from functionfuse.backends.builtin.graphback import GraphWorkflow

@@ -31,8 +31,12 @@ def storage_factory(config: Mapping[str, Any]) -> Storage:
     InvalidConfiguration
         If the kind or an option is unknown or missing; the message tells what is known.
     """
-    if not isinstance(config, Mapping) or "kind" not in config or not set(config) <= {"kind", "options"}:
-        raise InvalidConfiguration(f"a storage is described by {{'kind': ..., 'options': {{...}}}}, not by {config!r}")
+    form = "a storage is described by {'kind': ..., 'options': {...}}"
+    if not isinstance(config, Mapping) or "kind" not in config:
+        raise InvalidConfiguration(f"{form}, not by {config!r}")
+    unknown = [key for key in config if key not in ("kind", "options")]
+    if unknown:
+        raise InvalidConfiguration(f"unknown key {unknown[0]!r}: {form}")
     options = config.get("options", {})
     storage_class = _class_of(config["kind"])
     _check_options(config["kind"], storage_class, options)

@@ -1,0 +1,115 @@
+"""Values as text: exact for programs, short for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from datetime import date, datetime, time, timezone
+from decimal import Decimal
+from typing import Any
+
+_AWKWARD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_ESCAPES = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
+_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def jsonable(value: Any) -> Any:
+    """Return a value as JSON has it: times in ISO 8601 with Z, numbers as numbers.
+
+    Parameters
+    ----------
+    value : object
+        What Arrow gives for a cell of an answer; times without a zone are UTC.
+
+    Returns
+    -------
+    object
+        Made of None, bool, int, float, str, list and dict. NaN and infinities, of which JSON knows nothing, are
+        text, as they are in the catalog's column `value`.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, (float, Decimal)):
+        return _number(value)
+    if isinstance(value, (datetime, date, time)):
+        return utc_text(value)
+    if isinstance(value, dict):
+        return {str(key): jsonable(each) for key, each in value.items()}
+    if hasattr(value, "nanoseconds"):  # Arrow's interval, which is a tuple too
+        return f"P{value.months}M{value.days}DT{value.nanoseconds / 1e9:g}S"
+    if isinstance(value, (list, tuple)):
+        return [jsonable(each) for each in value]
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _number(value: float | Decimal) -> Any:
+    if not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return value
+
+
+def utc_text(moment: datetime | date | time) -> str:
+    """Return a time as ISO 8601; what has no zone is UTC."""
+    if not isinstance(moment, datetime):
+        return moment.isoformat()
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(timezone.utc).replace(tzinfo=None)
+    return f"{moment.isoformat(timespec='microseconds')}Z"
+
+
+def cell(value: Any) -> str:
+    """Return a JSON-like value as the field of a line: nothing for null, nested values as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+
+
+def field(value: Any) -> str:
+    """Return any value as the field of a line, on one line whatever it holds."""
+    return escaped(cell(jsonable(value)))
+
+
+def escaped(text: str) -> str:
+    r"""Return text that stays on its line: names may hold tabs, line ends, and what would steer a terminal."""
+    return _AWKWARD.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    return _ESCAPES.get(match[0]) or (f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}")
+
+
+def human_size(size: float) -> str:
+    """Return a number of bytes in units of 1000, such as ``1.2 MB``."""
+    unit = 0
+    while abs(size) >= 999.5 and unit < len(_UNITS) - 1:
+        size /= 1000
+        unit += 1
+    if unit == 0:
+        return f"{size:.0f} {_UNITS[unit]}" if size != 1 else "1 byte"
+    return f"{size:.0f} {_UNITS[unit]}" if abs(size) >= 99.95 else f"{size:.1f} {_UNITS[unit]}"
+
+
+def human_seconds(seconds: float) -> str:
+    """Return a duration, such as ``3.2 ms`` or ``2 h 05 min``."""
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def human_time(moment: datetime) -> str:
+    """Return a UTC time as the clock on the wall shows it."""
+    return f"{moment.replace(tzinfo=timezone.utc).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number of things, such as ``1 result`` or ``1,204 results``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
