@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from workshop import (
+    age,
     delete_index,
     journal_of,
     lines,
@@ -40,13 +40,6 @@ def storage(tmp_path: Path) -> FileStorage:
     storage.remove_task("w", "t2")
     storage.note("run-started", "w", "01a21316-00b6-7000-bcd2-c65debd16307", {"backend": "local"})
     return storage
-
-
-def age(storage: FileStorage, seconds: float = 300.0) -> None:
-    """Let all segments be as old as if nobody had written to them for a while."""
-    then = time.time() - seconds
-    for segment in segments(storage):
-        os.utime(segment, (then, then))
 
 
 def parquet(storage: FileStorage) -> list[Path]:

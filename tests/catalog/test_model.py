@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from workshop import delete_index, journal_of, lines, segments
+from workshop import age, delete_index, journal_of, lines, segments, told
 
 from catalog import ids
 from functionfuse.errors import TaskNotFound
@@ -113,22 +113,28 @@ class Machine(RuleBasedStateMachine):
     def delete_the_index(self) -> None:
         """Delete the index: what is known then is what the journal and the blobs tell."""
         delete_index(self.storage)
-        told = {(line["event"], (line["workflow"], line["task"]), line["blob_id"]) for line in lines(self.storage)}
+        known = {(line["event"], (line["workflow"], line["task"]), line["blob_id"]) for line in lines(self.storage)}
         standing = {("save", name, blob_id) for name, blob_id in self.ids.items()}
-        self.happened = [event for event in self.happened if event in told | standing]
+        self.happened = [event for event in self.happened if event in known | standing]
         self.unproved = self.without_proof()
 
     def without_proof(self) -> set[Event]:
         """Return the saves whose blobs went by hand, and nothing in the journal proves that they had come."""
         replaced = {line.get("replaces") for line in lines(self.storage)}
         last, followed = set(), set()
-        for segment in segments(self.storage):
-            told = [json.loads(line) for line in segment.read_bytes().splitlines()]
-            events = [(line["event"], (line["workflow"], line["task"]), line["blob_id"]) for line in told]
+        for segment in told(self.storage).values():
+            events = [(line["event"], (line["workflow"], line["task"]), line["blob_id"]) for line in segment]
             last.add(events[-1])
             followed.update(events[:-1])
         proved = replaced | set(self.ids.values())
         return {event for event in last - followed if event[0] == "save" and event[2] not in proved}
+
+    @rule()
+    def compact(self) -> None:
+        """Compact the journal, which changes nothing that is known."""
+        age(self.storage)
+        self.storage.catalog.compact()
+        assert not segments(self.storage)
 
     @rule()
     def delete_the_journal(self) -> None:
@@ -168,9 +174,9 @@ class Machine(RuleBasedStateMachine):
         for name, value in self.stored.items():
             assert self.storage.read_task(*name) == value
         events = catalog.sql("SELECT event, workflow, task, blob_id FROM events ORDER BY event_id").fetchall()
-        told = sorted((event, (workflow, task), str(blob_id)) for event, workflow, task, blob_id in events)
+        history = sorted((event, (workflow, task), str(blob_id)) for event, workflow, task, blob_id in events)
         self.unproved &= self.without_proof()
-        assert told == sorted(event for event in self.happened if event not in self.unproved)
+        assert history == sorted(event for event in self.happened if event not in self.unproved)
         assert catalog.refresh().torn == 0
         assert self.storage.list_tasks("w") == sorted(task for workflow, task in self.stored if workflow == "w")
 

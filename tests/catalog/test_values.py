@@ -231,7 +231,7 @@ def test_a_result_that_holds_itself() -> None:
         (np.array([None]), {"shape": [1], "dtype": "object", "bytes": 8}),
         (np.broadcast_to(np.float32(1), (1000, 1000)), {"shape": [1000, 1000], "dtype": "float32", "bytes": 4_000_000}),
     ],
-    ids=lambda part: ascii(part)[:30],
+    ids=lambda part: ascii(part).partition(" at 0x")[0][:30],
 )
 @pytest.mark.filterwarnings("error")
 def test_summaries(result: Any, summary: Any) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from catalog import Catalog
 from functionfuse.storage.filestorage import FileStorage
@@ -38,9 +42,25 @@ def segments(storage: FileStorage) -> list[Path]:
     return sorted(journal_of(storage).glob("*.ndjson"))
 
 
+def told(storage: FileStorage) -> dict[str, list[dict[str, Any]]]:
+    """Return the events of every segment, compacted ones too, read without the code under test."""
+    found = {path.name: [json.loads(line) for line in path.read_bytes().splitlines()] for path in segments(storage)}
+    for path in sorted(journal_of(storage).glob("*.parquet")):
+        for row in pq.ParquetFile(path).read().to_pylist():
+            found.setdefault(row["segment"], []).append(row)
+    return found
+
+
 def lines(storage: FileStorage) -> list[dict[str, Any]]:
-    """Return the events of the whole journal, read without the code under test."""
-    return [json.loads(line) for segment in segments(storage) for line in segment.read_bytes().splitlines()]
+    """Return the events of the whole journal, segment by segment."""
+    return [line for _, segment in sorted(told(storage).items()) for line in segment]
+
+
+def age(storage: FileStorage, seconds: float = 300.0) -> None:
+    """Let all segments be as old as if nobody had written to them for a while."""
+    then = time.time() - seconds
+    for segment in segments(storage):
+        os.utime(segment, (then, then))
 
 
 def write_segment(storage: FileStorage, content: Iterable[dict[str, Any] | bytes], name: str | None = None) -> Path:
