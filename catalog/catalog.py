@@ -14,7 +14,6 @@ from catalog.fold import Refreshed
 from catalog.index import Index
 from catalog.names import from_text
 from catalog.query import Parameters
-from catalog.questions import Filters
 from catalog.task import Task, task_of
 from catalog.times import Moment
 
@@ -136,7 +135,16 @@ class Catalog:
         InvalidQuestion
             If a filter, a date, a column or a limit cannot be understood.
         """
-        filters = Filters(workflow, task, since, until, serializer, type, min_size, max_size)
+        filters = {
+            "workflow": workflow,
+            "task": task,
+            "since": since,
+            "until": until,
+            "serializer": serializer,
+            "type": type,
+            "min_size": min_size,
+            "max_size": max_size,
+        }
         return relation(self._index.ask(questions.tasks(filters, as_of, order_by, limit)))
 
     def events(
@@ -181,8 +189,18 @@ class Catalog:
         InvalidQuestion
             If a filter, a date, a column or a limit cannot be understood.
         """
-        filters = Filters(workflow, task, since, until, serializer, type, min_size, max_size)
-        return relation(self._index.ask(questions.events(filters, event, order_by, limit)))
+        filters = {
+            "workflow": workflow,
+            "task": task,
+            "event": event,
+            "since": since,
+            "until": until,
+            "serializer": serializer,
+            "type": type,
+            "min_size": min_size,
+            "max_size": max_size,
+        }
+        return relation(self._index.ask(questions.events(filters, order_by, limit)))
 
     def runs(
         self,
@@ -220,8 +238,8 @@ class Catalog:
         InvalidQuestion
             If a filter, a date, a column or a limit cannot be understood.
         """
-        filters = Filters(workflow, since=since, until=until)
-        return relation(self._index.ask(questions.runs(filters, status, backend, order_by, limit)))
+        filters = {"workflow": workflow, "since": since, "until": until, "status": status, "backend": backend}
+        return relation(self._index.ask(questions.runs(filters, order_by, limit)))
 
     def task(self, workflow: str, task: str) -> Task:
         """Return one result with all that is known of it.

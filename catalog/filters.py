@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from catalog.errors import InvalidQuestion
@@ -11,6 +12,7 @@ from catalog.times import to_utc
 
 #: The column that `since` and `until` are about.
 TIMES = {"tasks": "saved_at", "events": "time", "runs": "started"}
+_ALWAYS = ("workflow", "task", "event")  # to leave none of them out is "*", not None
 _OF_RESULTS = ("workflow", "task", "since", "until", "serializer", "type", "min_size", "max_size")
 _FILTERS = {
     "tasks": _OF_RESULTS,
@@ -51,14 +53,14 @@ def given(table: str, filters: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def conditions(table: str, filters: dict[str, Any]) -> Conditions:
+def conditions(table: str, filters: Mapping[str, Any]) -> Conditions:
     """Return filters as SQL conditions.
 
     Parameters
     ----------
     table : str
         ``tasks``, ``events`` or ``runs``.
-    filters : dict
+    filters : mapping
         As the table's question takes them.
 
     Returns
@@ -73,7 +75,8 @@ def conditions(table: str, filters: dict[str, Any]) -> Conditions:
     """
     wanted = Conditions()
     for name in ("workflow", "task", "event", "type", "status", "backend"):
-        if (pattern := filters.get(name)) is not None:
+        pattern = filters.get(name, "*")
+        if pattern is not None or name in _ALWAYS:
             wanted.glob(name, pattern)
     wanted.between(TIMES[table], filters.get("since"), filters.get("until"))
     if (serializer := filters.get("serializer")) is not None:

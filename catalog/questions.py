@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from catalog.filters import conditions
 from catalog.names import to_text
 from catalog.query import Conditions, limited, order
-from catalog.schema import EVENTS, RUNS, TASKS, names_of
+from catalog.schema import EVENTS, RUNS, TABLES, TASKS, names_of
 from catalog.times import Moment, to_utc
+
+Filters = Mapping[str, Any]  # by the names that `catalog.filters` knows
 
 
 @dataclass(frozen=True)
@@ -19,62 +23,17 @@ class Question:
     parameters: list[Any]
 
 
-@dataclass(frozen=True)
-class Filters:
-    """What the rows of `tasks` and of `events` are picked by.
-
-    Attributes
-    ----------
-    workflow, task : str
-        Globs as in `fnmatch`.
-    since, until : datetime, date, str or None
-        At or after `since`, before `until`.
-    serializer : str or None
-        The name of a serializer that took part.
-    type : str or None
-        A glob on the type of the result.
-    min_size, max_size : int or None
-        Bytes, both included.
-    """
-
-    workflow: str = "*"
-    task: str = "*"
-    since: Moment | None = None
-    until: Moment | None = None
-    serializer: str | None = None
-    type: str | None = None
-    min_size: int | None = None
-    max_size: int | None = None
-
-    def of_names(self) -> Conditions:
-        """Return the conditions on the names alone."""
-        conditions = Conditions()
-        conditions.glob("workflow", self.workflow)
-        conditions.glob("task", self.task)
-        return conditions
-
-    def add_rest(self, conditions: Conditions, time: str) -> Conditions:
-        """Add the other conditions, `since` and `until` on the column `time`."""
-        conditions.between(time, self.since, self.until)
-        if self.serializer is not None:
-            conditions.contains("serializers", self.serializer)
-        if self.type is not None:
-            conditions.glob("type", self.type)
-        conditions.within("size", self.min_size, self.max_size)
-        return conditions
-
-
 def tasks(filters: Filters, as_of: Moment | None, order_by: str | None, limit: int | None) -> Question:
     """Return the question for results: those of now, or those of a moment."""
     rest = order(order_by, TASKS, "workflow, task") + limited(limit)
     columns = names_of(TASKS)
     if as_of is None:
-        conditions = filters.add_rest(filters.of_names(), "saved_at")
-        return Question(f"SELECT {columns} FROM tasks{conditions.where()}{rest}", conditions.parameters)
-    at_that_time = _at(filters.of_names(), as_of)
-    conditions = filters.add_rest(Conditions(), "saved_at")
-    sql = f"SELECT {columns} FROM ({at_that_time.sql}){conditions.where()}{rest}"
-    return Question(sql, at_that_time.parameters + conditions.parameters)
+        now = conditions("tasks", filters)
+        return Question(f"SELECT {columns} FROM tasks{now.where()}{rest}", now.parameters)
+    of_names = {name: filters[name] for name in ("workflow", "task")}
+    then = _at(conditions("tasks", of_names), as_of)
+    others = conditions("tasks", {name: value for name, value in filters.items() if name not in of_names})
+    return Question(f"SELECT {columns} FROM ({then.sql}){others.where()}{rest}", then.parameters + others.parameters)
 
 
 def names(workflow: str, pattern: str, since: Moment | None, until: Moment | None, as_of: Moment | None) -> Question:
@@ -115,26 +74,19 @@ def _at(conditions: Conditions, as_of: Moment) -> Question:
     return Question(sql, [*conditions.parameters, moment])
 
 
-def events(filters: Filters, event: str, order_by: str | None, limit: int | None) -> Question:
+def events(filters: Filters, order_by: str | None, limit: int | None) -> Question:
     """Return the question for what happened."""
-    conditions = filters.add_rest(filters.of_names(), "time")
-    conditions.glob("event", event)
-    rest = order(order_by, EVENTS, "event_id") + limited(limit)
-    return Question(f"SELECT {names_of(EVENTS)} FROM events{conditions.where()}{rest}", conditions.parameters)
+    return _of_table("events", filters, order(order_by, EVENTS, "event_id") + limited(limit))
 
 
-def runs(
-    filters: Filters, status: str | None, backend: str | None, order_by: str | None, limit: int | None
-) -> Question:
-    """Return the question for runs; of the filters, workflow, since and until count."""
-    conditions = Conditions()
-    conditions.glob("workflow", filters.workflow)
-    conditions.between("started", filters.since, filters.until)
-    for column, pattern in (("status", status), ("backend", backend)):
-        if pattern is not None:
-            conditions.glob(column, pattern)
-    rest = order(order_by, RUNS, "started, run_id") + limited(limit)
-    return Question(f"SELECT {names_of(RUNS)} FROM runs{conditions.where()}{rest}", conditions.parameters)
+def runs(filters: Filters, order_by: str | None, limit: int | None) -> Question:
+    """Return the question for runs."""
+    return _of_table("runs", filters, order(order_by, RUNS, "started, run_id") + limited(limit))
+
+
+def _of_table(table: str, filters: Filters, rest: str) -> Question:
+    wanted = conditions(table, filters)
+    return Question(f"SELECT {names_of(TABLES[table])} FROM {table}{wanted.where()}{rest}", wanted.parameters)
 
 
 def one(workflow: str, task: str, table: str) -> Question:

@@ -21,7 +21,7 @@ from catalog.errors import InvalidQuestion, NoSuchTask
 from catalog.ids import id_at, new_id
 from catalog.schema import EVENTS, RUNS, TASKS
 from catalog.task import Task
-from functionfuse.storage import base
+from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage
 
 START = datetime(2026, 5, 1, 10, tzinfo=timezone.utc)
@@ -39,7 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def set_to(number: float) -> None:
         seconds = minute(number).timestamp()
-        monkeypatch.setattr(base, "time", SimpleNamespace(time=lambda: seconds))
+        monkeypatch.setattr(_lines, "time", SimpleNamespace(time=lambda: seconds))
 
     return set_to
 
@@ -143,7 +143,7 @@ def test_every_moment_against_a_list(tmp_path_factory: pytest.TempPathFactory, s
     with pytest.MonkeyPatch.context() as patch:
         for number, (step, name) in enumerate(steps):
             seconds = minute(number).timestamp()
-            patch.setattr(base, "time", SimpleNamespace(time=lambda seconds=seconds: seconds))
+            patch.setattr(_lines, "time", SimpleNamespace(time=lambda seconds=seconds: seconds))
             if step == "save":
                 storage.save("w", name, number)
                 there.add(name)
