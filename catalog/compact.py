@@ -24,6 +24,7 @@ from catalog import compacted
 from catalog.folder import COMPACTED_SUFFIX, Folder, Segment
 from catalog.ids import new_id
 from catalog.journal import FULL, JOURNAL_FOLDER, PAUSE, RETIRED_FOLDER, append_all
+from catalog.lines import lines_of
 from catalog.names import CATALOG_FOLDER
 
 if TYPE_CHECKING:
@@ -135,10 +136,10 @@ class Compaction:
     def _copy(self, segment: Segment, output: _Output) -> compacted.Whole:
         position = lines = rows = 0
         for data, end in self._folder.lines(segment, 0, _CHUNK):
-            text = data.decode("ascii", "replace")
-            table = compacted.rows_of(self._connection, text, segment.name, lines)
+            new = lines_of(data)
+            table = compacted.rows_of(self._connection, new, segment.name, lines)
             output.add(table)
-            position, lines, rows = end, lines + text.count("\n") + 1, rows + table.num_rows
+            position, lines, rows = end, lines + len(new), rows + table.num_rows
         if position < segment.size:  # a torn line without an end
             lines += 1
         return compacted.Whole(segment.name, max(position, segment.size), lines, lines - rows)

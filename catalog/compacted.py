@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING
 
 from catalog.errors import CatalogUnusable, NewerFormat
+from catalog.lines import registered
 from catalog.schema import BATCH, UNKNOWN_FIELDS, Column, select_batch
 
 if TYPE_CHECKING:
@@ -110,15 +111,11 @@ def tables(file: IO[bytes]) -> Iterator[pa.Table]:
         yield content.read_row_group(group)
 
 
-def rows_of(connection: duckdb.DuckDBPyConnection, text: str, segment: str, known: int) -> pa.Table:
-    """Return the events of a text of journal lines that stand behind `known` others of their segment."""
-    return connection.sql(
-        f"""WITH lines AS (
-            SELECT unnest(parts) AS line, ? AS segment, ? + generate_subscripts(parts, 1) AS position
-            FROM (SELECT string_split(?, chr(10)) AS parts)
-        ) SELECT {_STORED}, line FROM ({select_batch(f", {UNKNOWN_FIELDS}")})""",
-        params=[segment, known, text],
-    ).to_arrow_table()
+def rows_of(connection: duckdb.DuckDBPyConnection, lines: list[str], segment: str, known: int) -> pa.Table:
+    """Return the events of journal lines that stand behind `known` others of their segment."""
+    with registered(connection, lines, segment, known) as source:
+        rows = select_batch(f", {UNKNOWN_FIELDS}")
+        return connection.sql(f"WITH lines AS ({source}) SELECT {_STORED}, line FROM ({rows})").to_arrow_table()
 
 
 def _schema() -> pa.Schema:

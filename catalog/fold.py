@@ -17,6 +17,7 @@ from catalog import compacted
 from catalog.folder import Folder, Found, Segment
 from catalog.history import History
 from catalog.journal import append_all
+from catalog.lines import lines_of
 from catalog.settle import Blobs
 
 if TYPE_CHECKING:
@@ -102,11 +103,10 @@ class Fold:
         """Fold what is new in a segment; return the position behind its last whole line."""
         position, lines = self._watermark(segment.name)
         for data, end in self._folder.lines(segment, position, _CHUNK):
-            # Lines are ASCII: what is not was damaged, and must not pass as text that was mended.
-            text = data.decode("ascii") if data.isascii() else _without_damaged(data)
-            torn = self._history.batch_of_lines(text, segment.name, lines)
+            new = lines_of(data)
+            torn = self._history.batch_of_lines(new, segment.name, lines)
             self._competing += self._history.take([segment.name])
-            position, lines = end, lines + text.count("\n") + 1
+            position, lines = end, lines + len(new)
             self._move_watermark(segment.name, position, lines, torn)
         return position
 
@@ -170,10 +170,6 @@ class Fold:
         """Keep in a segment of this index's own what the journal cannot be told."""
         segment = f"index-{self._history.rows('SELECT index_id FROM meta')[0][0]}"
         position, lines = self._watermark(segment)
-        self._history.batch_of_lines("\n".join(each.line for each in found), segment, lines)
+        self._history.batch_of_lines([each.line for each in found], segment, lines)
         self._competing += self._history.take([])
         self._move_watermark(segment, position, lines + len(found), 0)
-
-
-def _without_damaged(data: bytes) -> str:
-    return "\n".join(line.decode() if line.isascii() else "" for line in data.split(b"\n"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from catalog.lines import registered
 from catalog.names import encode, from_text
 from catalog.schema import BATCH, names_of, select_batch
 
@@ -41,6 +42,7 @@ class History:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
         self.added = 0
+        self._newest: str | None = None  # the greatest id in the history, once it is needed
 
     # SQL
 
@@ -54,26 +56,17 @@ class History:
 
     # Batches
 
-    def batch_of_lines(self, text: str, segment: str, known: int) -> int:
-        """Make the batch of a text of journal lines that stand behind `known` others of their segment.
+    def batch_of_lines(self, lines: list[str], segment: str, known: int) -> int:
+        """Make the batch of journal lines that stand behind `known` others of their segment.
 
         Returns
         -------
         int
             The number of lines that are no events.
         """
-        lines = text.count("\n") + 1
-        self.run(
-            f"""CREATE OR REPLACE TEMP TABLE batch AS
-            WITH lines AS (
-                SELECT unnest(parts) AS line, ? AS segment, ? + generate_subscripts(parts, 1) AS position
-                FROM (SELECT string_split(?, chr(10)) AS parts)
-            ) {select_batch()}""",
-            segment,
-            known,
-            text,
-        )
-        return lines - int(self.rows("SELECT count(*) FROM batch")[0][0])
+        with registered(self._connection, lines, segment, known) as source:
+            self.run(f"CREATE OR REPLACE TEMP TABLE batch AS WITH lines AS ({source}) {select_batch()}")
+        return len(lines) - int(self.rows("SELECT count(*) FROM batch")[0][0])
 
     def batch_of_table(self, table: pa.Table) -> None:
         """Make the batch of rows of a compacted part of the journal, but those behind their segments' watermarks."""
@@ -112,19 +105,25 @@ class History:
 
     def _leave_new(self) -> None:
         """Leave in the batch, once, what is not in the history."""
-        total, distinct = self.rows("SELECT count(*), count(DISTINCT event_id) FROM batch")[0]
+        total, distinct, first, last = self.rows(
+            "SELECT count(*), count(DISTINCT event_id), min(event_id)::VARCHAR, max(event_id)::VARCHAR FROM batch"
+        )[0]
         if distinct < total:
             self.run("DELETE FROM batch WHERE rowid NOT IN (SELECT min(rowid) FROM batch GROUP BY event_id)")
-        self.run(
-            """DELETE FROM batch USING history WHERE history.event_id = batch.event_id
-            AND history.event_id >= (SELECT min(event_id) FROM batch)"""
-        )
+        if self._newest is None:
+            self._newest = self.rows("SELECT max(event_id)::VARCHAR FROM history")[0][0] or ""
+        if total and first <= self._newest:  # as is rarely so: ids grow
+            self.run(
+                "DELETE FROM batch USING history WHERE history.event_id = batch.event_id AND history.event_id >= ?",
+                first,
+            )
+        self._newest = max(self._newest, last or "")
 
     def _update_pending(self, segments: list[str]) -> None:
         # Whatever was pending in a segment is settled by the lines behind it; its newest event may be pending now.
         self.run("DELETE FROM pending WHERE segment IN (SELECT unnest(?))", segments)
         self.run(
-            """INSERT INTO pending SELECT event_id, event, workflow, task, segment
+            """INSERT INTO pending SELECT event_id, event, workflow, task, segment, NULL
             FROM batch SEMI JOIN (SELECT segment, max(position) AS position FROM batch GROUP BY segment)
             USING (segment, position) WHERE event IN ('save', 'remove')"""
         )

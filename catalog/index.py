@@ -44,6 +44,9 @@ _FOREIGN_LOCKS = ("Could not set lock", "Unique file handle conflict")
 # A version that every supported DuckDB reads and writes; older ones compress more slowly.
 _STORAGE_VERSION = "v1.3.0"
 
+_RARELY = 50.0  # of the time that compacting some of the journal took: how long this process's questions leave it then
+_compact_again: dict[str, float] = {}  # by storage: when, by the monotonic clock
+
 _log = logging.getLogger("functionfuse.catalog")
 
 
@@ -188,16 +191,21 @@ class Index:
         refreshed = _attach_fresh(path, storage, self._folder)
         stack.callback(lambda: _detach(instance()))
         if self._folder.is_writable():
-            _compact_some(Compaction(instance(), self._folder))
+            _compact_some(Compaction(instance(), self._folder), self._folder.root)
         return path, refreshed
 
 
-def _compact_some(compaction: Compaction) -> None:
+def _compact_some(compaction: Compaction, root: str) -> None:
+    began = time.monotonic()
+    if began < _compact_again.get(root, 0.0):
+        return
     try:
         if compaction.pays():
             compaction.some()
     except OSError as error:  # a full disk; the question can be answered all the same
         _log.warning("the journal was not compacted: %s", error)
+    now = time.monotonic()
+    _compact_again[root] = now + (now - began) * _RARELY
 
 
 class _Held(Exception):

@@ -99,7 +99,8 @@ def names_of(columns: tuple[Column, ...]) -> str:
 
 #: The statements that make an empty index. `latest` holds the last event of every name, removals too, so that
 #: a line that arrives late does not bring back what was removed; `past` all other events; `pending` those of which
-#: nobody knows yet whether they came true; `pins` the last word on every name that was ever pinned.
+#: nobody knows yet whether they came true, and which blob was there when that was last looked after; `pins` the last
+#: word on every name that was ever pinned.
 CREATE = (
     "CREATE TABLE meta (schema_version INTEGER, storage VARCHAR, index_id VARCHAR)",
     "CREATE TABLE segments (name VARCHAR, position BIGINT, lines BIGINT, torn BIGINT)",
@@ -108,7 +109,8 @@ CREATE = (
     _table("past", BATCH),
     _table("latest", BATCH),
     f"CREATE VIEW history AS SELECT {names_of(BATCH)} FROM past UNION ALL SELECT {names_of(BATCH)} FROM latest",
-    "CREATE TABLE pending (event_id UUID, event VARCHAR, workflow VARCHAR, task VARCHAR, segment VARCHAR)",
+    """CREATE TABLE pending
+    (event_id UUID, event VARCHAR, workflow VARCHAR, task VARCHAR, segment VARCHAR, looked VARCHAR)""",
     "CREATE TABLE pins (workflow VARCHAR, task VARCHAR, event_id UUID, pinned BOOLEAN)",
     f"""CREATE VIEW tasks AS SELECT {names_of((*_NAMES, *_RESULT))}, coalesce(pinned, false) AS pinned
     FROM (SELECT * FROM latest WHERE event = 'save')

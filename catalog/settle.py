@@ -23,6 +23,8 @@ _LONGEST = 600.0  # seconds: not even a clock that jumped back lets a folder alo
 _GRAIN = 2_000_000_000  # ns: within the coarsest clock of file systems, a folder may change and keep its time
 _AT_ONCE = 10_000  # files that are taken in together: bounds the memory that a folder of older results takes
 
+_NOTHING = "nothing"  # the id of the blob where none is
+
 Names = Iterable[tuple[str, str]]
 
 
@@ -47,14 +49,12 @@ class Blobs:
     # Names
 
     def doubtful(self) -> Iterator[tuple[str, str]]:
-        """Yield the names with pending events, but those under which just the listed blob is.
+        """Yield the names with pending events, but those at which nothing changed since they were last looked at.
 
         Of the last save of a killed writer nobody ever learns more: it costs every question one look, no writing.
         """
-        if not self._history.rows("SELECT 1 FROM pending LIMIT 1"):
-            return  # the join is a scan of all that is stored
-        for workflow, task, listed, is_open in self._history.rows(_PENDING):
-            if is_open or self._id_at(workflow, task) != listed:
+        for workflow, task, looked in self._history.rows("SELECT workflow, task, looked FROM pending"):
+            if self._id_at(workflow, task) != looked:
                 yield workflow, task
 
     def _id_at(self, workflow: str, task: str) -> str | None:
@@ -62,7 +62,7 @@ class Blobs:
             found = self._folder.look(from_text(workflow), from_text(task))
         except Unreadable:
             return None
-        return found.event_id if found else None
+        return found.event_id if found else _NOTHING
 
     def settle(self, names: Names) -> None:
         """Look at the blobs of `names`, and believe them."""
@@ -96,6 +96,12 @@ class Blobs:
         wanted = [str(event_id) for (event_id,) in self._history.rows(unlisted, ids)]
         if wanted:  # writing the same again would cost every question
             self._history.choose("SELECT unnest(?::UUID[])", wanted)
+        self._looked(list(present), ids)
+
+    def _looked(self, names: list[tuple[str, str]], ids: list[str]) -> None:
+        """Note which blobs were there, with the events that are pending still."""
+        if self._history.rows("SELECT 1 FROM pending LIMIT 1"):
+            self._history.run(_LOOKED, [workflow for workflow, _ in names], [task for _, task in names], ids)
 
     def _settle_absent(self, names: list[tuple[str, str]]) -> None:
         workflows, tasks = [list(column) for column in zip(*names, strict=True)]
@@ -110,6 +116,7 @@ class Blobs:
         gone = self._history.rows(listed, workflows, tasks)
         if gone:
             self._history.forget_latest(gone)
+        self._looked(names, [_NOTHING] * len(names))
 
     # Folders
 
@@ -184,12 +191,10 @@ def _is_hidden(file: str, files: set[str]) -> bool:
     return name is not None and encode(name) != file and encode(name) in files
 
 
-# Names with pending events: the save that is listed, and whether it is one of them, or a removal is.
-_PENDING = """
-    SELECT pending.workflow, pending.task, any_value(latest.event_id) FILTER (latest.event = 'save')::VARCHAR,
-           bool_or(pending.event = 'remove' OR pending.event_id = latest.event_id)
-    FROM pending LEFT JOIN latest ON latest.workflow = pending.workflow AND latest.task = pending.task
-    GROUP BY pending.workflow, pending.task
+_LOOKED = """
+    UPDATE pending SET looked = names.found FROM (
+        SELECT unnest(?::VARCHAR[]) AS workflow, unnest(?::VARCHAR[]) AS task, unnest(?::VARCHAR[]) AS found
+    ) names WHERE pending.workflow = names.workflow AND pending.task = names.task
 """
 
 # Where a blob stands, a removal came true before it unless it meant that blob, or one that was overwritten instead.
