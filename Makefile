@@ -16,8 +16,9 @@ LOCKED_OLDEST := .venv-oldest/locked-$(VERSION)
 READY := .venv/ready-$(VERSION)
 READY_OLDEST := .venv-oldest/ready-$(VERSION)
 
-# -qq: pip's warnings are about the machine's configuration; errors are still shown.
-INSTALL := -m pip install -qq --disable-pip-version-check --no-deps --no-compile
+# -qq: pip's warnings are about the machine's configuration; errors are still shown. Everything is compiled once, here:
+# where Python may not write bytecode (PYTHONDONTWRITEBYTECODE), each of the tests' many processes would do it again.
+INSTALL := -m pip install -qq --disable-pip-version-check --no-deps
 FROM_LOCK := --require-hashes --only-binary :all: -r
 FROM_HERE := --no-build-isolation --editable .
 COMPILE := --quiet --python-platform linux --only-binary :all: --generate-hashes \

@@ -59,7 +59,8 @@ def _instance(name: str) -> duckdb.DuckDBPyConnection:
     if name not in _instances:
         import duckdb
 
-        _instances[name] = duckdb.connect(":memory:")
+        _instances[name] = connection = duckdb.connect(":memory:")
+        connection.execute("SET enable_progress_bar = false").fetchall()  # DuckDB 2.0 prints it, into pipes too
     return _instances[name]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 _TOGETHER = 4_096  # lines: what one of DuckDB's threads takes at a time
 
@@ -46,13 +49,21 @@ def registered(connection: duckdb.DuckDBPyConnection, lines: list[str], segment:
     """
     import pyarrow as pa
 
-    parts = [lines[at : at + _TOGETHER] for at in range(0, len(lines), _TOGETHER)]
-    texts = pa.chunked_array([pa.array(part, pa.string()) for part in parts], pa.string())
-    numbers = pa.array(range(known + 1, known + len(lines) + 1), pa.int64())
-    table = pa.table({"line": texts, "number": numbers})
+    texts = [_texts(lines[at : at + _TOGETHER]) for at in range(0, len(lines), _TOGETHER)]
+    numbers = pa.py_buffer(array("q", range(known + 1, known + len(lines) + 1)))
+    columns = [pa.chunked_array(texts, pa.string()), pa.Array.from_buffers(pa.int64(), len(lines), [None, numbers])]
+    table = pa.Table.from_arrays(columns, ["line", "number"])
     connection.register("lines_read", table)
     try:
         quoted = segment.replace("'", "''")
         yield f"SELECT line, '{quoted}' AS segment, number AS position FROM lines_read"
     finally:
         connection.unregister("lines_read")
+
+
+def _texts(lines: list[str]) -> pa.Array:
+    """Return ASCII strings as an Arrow array; `pyarrow.array` would import pandas, to see whether they are a series."""
+    import pyarrow as pa
+
+    ends = array("i", accumulate(map(len, lines), initial=0))
+    return pa.StringArray.from_buffers(len(lines), pa.py_buffer(ends), pa.py_buffer("".join(lines).encode("ascii")))

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb  # noqa: F401 - here, so that no child has to, as Arrow is
 import pyarrow.compute
-import pyarrow.parquet  # noqa: F401 - here, so that no child has to
+import pyarrow.parquet  # noqa: F401
 from killing import Death
 from processes import Child
 
