@@ -55,6 +55,7 @@ import json, resource, sys, time
 import duckdb
 began = time.perf_counter()
 with duckdb.connect(sys.argv[2]) as connection:
+    connection.execute("SET enable_progress_bar = false").fetchall()
     events = connection.execute(f"CREATE TABLE events AS FROM read_ndjson('{sys.argv[1]}')").fetchall()[0][0]
 took = time.perf_counter() - began
 usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -144,11 +145,9 @@ def compacted(root: Path) -> None:
     catalog = Catalog.open(root)
     began = time.perf_counter()
     done = catalog.compact()
-    print(f"The journal compacted in {time.perf_counter() - began:.1f} s")
-    print(
-        f"  {done.events:,} events: {done.bytes_before / done.events:,.0f} bytes a result before, "
-        f"{done.bytes_after / done.events:,.1f} after"
-    )
+    print(f"The journal compacted in {time.perf_counter() - began:.1f} s: {done.segments} segments")
+    events = catalog.sql("SELECT count(*) FROM events").fetchall()[0][0]
+    print(f"  {events:,} events, {done.bytes_after / events:.1f} bytes each")
     _drop_index(root)
     times: Times = defaultdict(list)
     _note(times, "first fold of what was compacted", _FIRST_FOLD, str(root))

@@ -19,9 +19,11 @@ from catalog import Catalog
 from functionfuse.storage import storage_factory
 
 PROCESSES = 4
-WINDOW = 5.0  # seconds with questions, then as long without
+WINDOW = 10.0  # seconds with questions, then as long without
 EVERY = 0.5  # seconds between questions
 _ROUNDS = 3  # windows of each kind: in each of them tens of thousands of files are made
+
+_CATCHING_UP = 3  # questions that find what was saved in silence, and then what was saved during the one before
 
 
 def run(folder: Path, rounds: int) -> None:
@@ -35,9 +37,10 @@ def run(folder: Path, rounds: int) -> None:
     shares: list[float] = []
     with _Writers(str(root)) as writers:
         catalog = Catalog.open(root)
-        catalog.refresh()  # the first question after much was saved
         for _ in range(min(rounds, _ROUNDS)):
             silent = writers.rate(lambda: time.sleep(WINDOW))
+            for _ in range(_CATCHING_UP):
+                catalog.refresh()
             asked = writers.rate(lambda: _ask(catalog, latencies))
             shares.append(asked / silent)
             print(f"  {silent:,.0f} results a second, {asked:,.0f} while questions are asked", flush=True)
