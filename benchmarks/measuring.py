@@ -21,6 +21,11 @@ def microseconds(action: Callable[[], Any], count: int) -> float:
     return (time.perf_counter() - began) / count * 1e6
 
 
+def milliseconds(action: Callable[..., Any], *arguments: Any) -> float:
+    """Return how long `action` takes, in ms."""
+    return microseconds(lambda: action(*arguments), 1000)
+
+
 def save_bare(folder: str, name: str, obj: Any) -> None:
     """Save as the floor does: pickle, write to a temporary, rename."""
     temporary = f"{folder}/.{name}.tmp"
