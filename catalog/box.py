@@ -2,9 +2,10 @@
 
 Two walls, each of which holds alone. The statements are read before they run
 (`catalog.statements`), so that a refusal can say what was refused. And they run
-in a DuckDB instance of their own, made for this one question, to which the
-index is attached read-only, and which has no file system, network, extensions,
-settings and Python variables. Of the index it shows the catalog's tables.
+in a process of their own (`catalog._boxed`), in a DuckDB instance made for this
+one question, to which the index is attached read-only, and which has no file
+system, network, extensions, settings and Python variables. Of the index it shows
+the catalog's tables.
 """
 
 from __future__ import annotations
