@@ -2,42 +2,33 @@
 
 Two walls, each of which holds alone. The statements are read before they run
 (`catalog.statements`), so that a refusal can say what was refused. And they run
-in a DuckDB instance of their own, made for this one question, to which the
-index is attached read-only, and which has no file system, network, extensions,
-settings and Python variables. Of the index it shows the catalog's tables.
+in a process of their own (`catalog._boxed`), in a DuckDB instance made for this
+one question, to which the index is attached read-only, and which has no file
+system, network, extensions, settings and Python variables. Of the index it shows
+the catalog's tables.
 """
 
 from __future__ import annotations
 
+import pickle
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from catalog import _worker
+from catalog._boxed import Asked
 from catalog.errors import InvalidQuestion
 from catalog.query import Parameters
-from catalog.schema import TABLES
-from catalog.statements import INDEX, check, check_parameters, shortened
+from catalog.statements import check, check_parameters, shortened
 
 __all__ = ["Limits", "check", "run"]
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
-# What closes the box once the index is attached, in this order. Without access to files DuckDB still opens those that
-# are attached, and `COPY ... TO` would write to them; without a file system it opens none, and reads what is open.
-_CLOSING = (
-    "SET enable_external_access = false",
-    "SET disabled_filesystems = 'LocalFileSystem'",
-    "SET lock_configuration = true",
-)
 _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(i?)B\s*", re.IGNORECASE | re.ASCII)
 _UNITS = "BKMGT"
-_AGAIN = 0.05  # seconds between two interrupts
-_ROWS = 10_000  # of an answer that are taken at once
 
 
 @dataclass(frozen=True)
@@ -102,78 +93,51 @@ def run(path: str, query: str, parameters: Parameters, limits: Limits) -> pa.Tab
 
     try:
         check_parameters(query, parameters)
-        with _instance(path, limits) as connection, _interrupted(connection, limits):
-            answer = connection.sql(query, params=parameters)
-            if answer is None:
-                raise InvalidQuestion("the query has no answer: end it with a SELECT")
-            return _taken(answer, limits)
-    except (duckdb.Error, OSError) as error:  # the latter from Arrow, while an answer is taken
+        asked = Asked(path, query, parameters, limits.memory, limits.bytes, limits.seconds)
+        return _table(_worker.ask(_pickled(asked), limits.seconds, limits.bytes))
+    except (duckdb.Error, _worker.Failed) as error:
         raise _explained(error, limits) from error
+    except _worker.TimedOut:
+        raise _stopped_late(limits) from None
+    except _worker.TooLarge:
+        raise InvalidQuestion(
+            f"the answer is larger than the memory limit, {limits.memory}: ask for less of it"
+        ) from None
+    except _worker.Died as error:
+        if error.lacked_memory:
+            raise _stopped_large(limits) from error
+        raise InvalidQuestion(f"the query crashed the process in which it ran: {shortened(error)}") from error
 
 
-def _taken(answer: duckdb.DuckDBPyRelation, limits: Limits) -> pa.Table:
-    """Return the whole answer; it leaves DuckDB, and so its memory limit, piece by piece."""
+def _pickled(asked: Asked) -> bytes:
+    try:
+        return pickle.dumps(asked)
+    except Exception as error:  # whatever a parameter's class raises
+        raise InvalidQuestion(f"a parameter cannot be sent to the process of the query: {error}") from error
+
+
+def _table(pieces: list[bytearray]) -> pa.Table:
+    """Return the rows of all pieces, which are not copied."""
     import pyarrow as pa
 
-    reader = answer.to_arrow_reader(_ROWS)
-    batches = []
-    size = 0
-    for batch in reader:
-        batches.append(batch)
-        size += batch.nbytes
-        if size > limits.bytes:
-            raise InvalidQuestion(f"the answer is larger than the memory limit, {limits.memory}: ask for less of it")
-    return pa.Table.from_batches(batches, reader.schema)
+    readers = [pa.ipc.open_stream(pa.py_buffer(piece)) for piece in pieces]
+    return pa.Table.from_batches([batch for reader in readers for batch in reader], readers[0].schema)
 
 
 def _explained(error: Exception, limits: Limits) -> InvalidQuestion:
     said = str(error)
     if "INTERRUPT" in said:
-        return InvalidQuestion(f"the query was stopped after {limits.seconds:g} s, its time limit")
-    if "Out of Memory" in said:
-        return InvalidQuestion(f"the query was stopped at its memory limit, {limits.memory}")
+        return _stopped_late(limits)
+    if "Out of Memory" in said or (isinstance(error, _worker.Failed) and error.lacked_memory):
+        return _stopped_large(limits)
     if "LocalFileSystem" in said:
         return InvalidQuestion("a file is refused: a query sees the catalog, no files, settings or secrets")
     return InvalidQuestion(shortened(error))
 
 
-@contextmanager
-def _instance(path: str, limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
-    import duckdb
-
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "autoinstall_known_extensions": "false",
-        "autoload_known_extensions": "false",
-        "memory_limit": limits.memory,
-        "python_enable_replacements": "false",
-        "temp_directory": "",
-    }
-    connection = duckdb.connect(":memory:", config=config)
-    try:
-        quoted = path.replace("'", "''")
-        attach = f"ATTACH '{quoted}' AS {INDEX} (READ_ONLY)"
-        views = [f"CREATE VIEW {table} AS FROM {INDEX}.main.{table}" for table in TABLES]
-        for statement in (attach, *views, *_CLOSING):
-            connection.execute(statement).fetchall()
-        yield connection
-    finally:
-        connection.close()
+def _stopped_late(limits: Limits) -> InvalidQuestion:
+    return InvalidQuestion(f"the query was stopped after {limits.seconds:g} s, its time limit")
 
 
-@contextmanager
-def _interrupted(connection: duckdb.DuckDBPyConnection, limits: Limits) -> Iterator[None]:
-    done = threading.Event()
-
-    def watch() -> None:
-        pause = limits.seconds
-        while not done.wait(pause):
-            connection.interrupt()
-            pause = _AGAIN  # an interrupt that comes before the query runs is forgotten
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
+def _stopped_large(limits: Limits) -> InvalidQuestion:
+    return InvalidQuestion(f"the query was stopped at its memory limit, {limits.memory}")

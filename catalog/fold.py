@@ -52,10 +52,12 @@ class Fold:
         The instance to which the index is attached.
     folder : Folder
         The storage.
+    reads_only : bool
+        Whether the index is attached read-only: DuckDB then refuses to fold what is new.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Folder) -> None:
-        self._history = History(connection)
+    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Folder, reads_only: bool = False) -> None:
+        self._history = History(connection, reads_only)
         self._folder = folder
         self._blobs = Blobs(self._history, folder, self._tell)
         self._competing: list[tuple[str, str]] = []

@@ -32,15 +32,20 @@ class History:
     ----------
     connection : duckdb.DuckDBPyConnection
         The instance in which the index's tables have their plain names.
+    reads_only : bool
+        Whether they cannot be written.
 
     Attributes
     ----------
+    reads_only : bool
+        The same.
     added : int
         Events that were new.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, reads_only: bool = False) -> None:
         self._connection = connection
+        self.reads_only = reads_only
         self.added = 0
         self._newest: str | None = None  # the greatest id in the history, once it is needed
 

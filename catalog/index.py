@@ -8,16 +8,18 @@ damaged, or another storage's.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
 from catalog import box
+from catalog._lock import Held, Lock
 from catalog.box import Limits
 from catalog.compact import Compacted, Compaction
 from catalog.engine import INDEX, engine, instance, renew
@@ -39,6 +41,7 @@ T = TypeVar("T")
 
 _FILE = "catalog.duckdb"
 _PATIENCE = 5.0  # seconds to wait for other processes' questions, nearly all of which take milliseconds
+_LOOK = 0.1  # seconds between two looks at whether there is something new that only waiting shows
 # What DuckDB says where another program has the file open, or somebody in this one.
 _FOREIGN_LOCKS = ("Could not set lock", "Unique file handle conflict")
 # A version that every supported DuckDB reads and writes; older ones compress more slowly.
@@ -48,6 +51,14 @@ _RARELY = 50.0  # of the time that compacting some of the journal took: how long
 _compact_again: dict[str, float] = {}  # by storage: when, by the monotonic clock
 
 _log = logging.getLogger("functionfuse.catalog")
+
+
+class _Use(Enum):
+    """What is done with the index after it is brought up to date: who only reads need not be alone with it."""
+
+    WRITING = 1
+    READING = 2
+    BOXED = 3  # read by another process
 
 
 class Index:
@@ -111,11 +122,7 @@ class Index:
         """
         box.check(query)
 
-        def run(path: str) -> pa.Table:
-            _detach(instance())
-            return box.run(path, query, parameters, limits)
-
-        return self._answered(run)
+        return self._answered(lambda path: box.run(path, query, parameters, limits), _Use.BOXED)
 
     def ask(self, question: Question) -> pa.Table:
         """Return the rows of a question of our own; raises as `question` does."""
@@ -128,22 +135,22 @@ class Index:
         def run(_: str) -> list[pa.Table]:
             return [instance().sql(each.sql, params=each.parameters).to_arrow_table() for each in questions]
 
-        return self._answered(run)
+        return self._answered(run, _Use.READING)
 
-    def _answered(self, action: Callable[[str], T]) -> T:
+    def _answered(self, action: Callable[[str], T], use: _Use) -> T:
         """Return what `action` makes of the index; where it turns out to be damaged, of one that is built anew."""
         import duckdb
 
         path = ""
         try:
-            with self._fresh() as (path, _):
+            with self._fresh(use) as (path, _):
                 return action(path)
         except (duckdb.Error, InvalidQuestion) as error:
             if not path or path not in str(error.__cause__ or error):  # DuckDB names the file that it cannot read
                 raise
             _log.warning("the catalog's index %s is damaged and built anew: %s", path, error)
             renew()
-        with self._fresh(anew=True) as (path, _):
+        with self._fresh(use, anew=True) as (path, _):
             return action(path)
 
     def settle(self, names: Iterable[tuple[str, str]]) -> None:
@@ -162,37 +169,74 @@ class Index:
             return refreshed
 
     @contextmanager
-    def _fresh(self, anew: bool = False) -> Iterator[tuple[str, Refreshed]]:
+    def _fresh(self, use: _Use = _Use.WRITING, anew: bool = False) -> Iterator[tuple[str, Refreshed]]:
         """Lock, attach and refresh the storage's index; where that cannot be, a private one."""
-        root = self._folder.root
-        if self._must_exist and not os.path.isdir(root):
-            raise CatalogUnusable(f"there is no storage at {root}")
-        with engine(), ExitStack() as stack:
-            storage = _identity_of(self._folder)
-            if not self._private:
-                try:
-                    if not self._folder.is_writable():
-                        raise _Held(f"{root} is not writable")
-                    yield self._enter(stack, os.path.join(root, CATALOG_FOLDER, _FILE), storage, anew)
-                    return
-                except _Held as reason:
-                    stack.close()
-                    if os.path.isdir(root):
-                        _report_once(root, str(reason))
-            try:
-                yield self._enter(stack, _private_path(root, storage), storage, anew)
-            except _Held as reason:
-                raise CatalogUnusable(f"the catalog of {root} cannot be asked: {reason}") from reason
+        if self._must_exist and not os.path.isdir(self._folder.root):
+            raise CatalogUnusable(f"there is no storage at {self._folder.root}")
+        with ExitStack() as locked, ExitStack() as attached:
+            yield self._find(locked, attached, use, anew)
 
-    def _enter(self, stack: ExitStack, path: str, storage: str, anew: bool) -> tuple[str, Refreshed]:
-        stack.enter_context(_alone(f"{path}.lock"))
-        if anew:
-            _delete(path)
-        refreshed = _attach_fresh(path, storage, self._folder)
-        stack.callback(lambda: _detach(instance()))
-        if self._folder.is_writable():
-            _compact_some(Compaction(instance(), self._folder), self._folder.root)
-        return path, refreshed
+    def _find(self, locked: ExitStack, attached: ExitStack, use: _Use, anew: bool) -> tuple[str, Refreshed]:
+        root = self._folder.root
+        storage = _identity_of(self._folder)
+        if not self._private:
+            try:
+                if not self._folder.is_writable():
+                    raise Held(f"{root} is not writable")
+                path = os.path.join(root, CATALOG_FOLDER, _FILE)
+                return path, self._enter(locked, attached, path, storage, use, anew)
+            except Held as reason:
+                attached.close()
+                locked.close()
+                if os.path.isdir(root):
+                    _report_once(root, str(reason))
+        try:
+            path = _private_path(root, storage)
+            return path, self._enter(locked, attached, path, storage, use, anew)
+        except Held as reason:
+            raise CatalogUnusable(f"the catalog of {root} cannot be asked: {reason}") from reason
+
+    def _enter(
+        self, locked: ExitStack, attached: ExitStack, path: str, storage: str, use: _Use, anew: bool
+    ) -> Refreshed:
+        attached.enter_context(engine())
+        lock = locked.enter_context(Lock(f"{path}.lock"))
+        refreshed = self._hold(lock, path, storage, use is not _Use.WRITING and not anew)
+        if refreshed is None:
+            if anew:
+                _delete(path)
+            refreshed = _attach_fresh(path, storage, self._folder)
+            attached.callback(lambda: _detach(instance()))
+            if self._folder.is_writable():
+                _compact_some(Compaction(instance(), self._folder), self._folder.root)
+        else:
+            attached.callback(lambda: _detach(instance()))
+        if use is _Use.BOXED:
+            attached.close()  # other threads may ask meanwhile, and other processes
+            began = time.monotonic()
+            while not lock.share():
+                lock.wait(began, _PATIENCE)
+        return refreshed
+
+    def _hold(self, lock: Lock, path: str, storage: str, reads: bool) -> Refreshed | None:
+        """Hold the lock alone; or, if others that read hold it and there is nothing new, with them.
+
+        Returns
+        -------
+        Refreshed or None
+            What an index tells that is attached already, since there is nothing to be folded; None if it is to be.
+        """
+        began = time.monotonic()
+        look = began if reads else math.inf
+        while not lock.take():
+            if time.monotonic() >= look and lock.share():
+                refreshed = _attach_as_it_is(path, storage, self._folder)
+                if refreshed:
+                    return refreshed
+                lock.free()  # two that wait for one another to let it go would wait forever
+                look = time.monotonic() + _LOOK
+            lock.wait(began, _PATIENCE)
+        return None
 
 
 def _compact_some(compaction: Compaction, root: str) -> None:
@@ -206,10 +250,6 @@ def _compact_some(compaction: Compaction, root: str) -> None:
         _log.warning("the journal was not compacted: %s", error)
     now = time.monotonic()
     _compact_again[root] = now + (now - began) * _RARELY
-
-
-class _Held(Exception):
-    """An index that cannot be used here and now, through no fault of its own."""
 
 
 _reported: set[str] = set()
@@ -237,33 +277,6 @@ def _private_path(root: str, storage: str) -> str:
     return os.path.join(folder, f"catalog-{SCHEMA_VERSION}.duckdb")  # other versions of this library have their own
 
 
-@contextmanager
-def _alone(path: str) -> Iterator[None]:
-    """Hold the lock between the processes that ask questions."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        _lock(handle, path)
-        try:
-            yield
-        finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)  # closing is not enough: a child forked meanwhile has the file open too
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, path: str) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise _Held(f"another process has held {path} for {_PATIENCE:.0f} s") from None
-            time.sleep(0.001)
-        except OSError as error:  # NFS without a lock service, some FUSE file systems
-            raise _Held(f"{path} cannot be locked there: {error}") from error
-
-
 def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
     """Attach the index and fold in what is new; an index that cannot be used is built anew."""
     import duckdb
@@ -274,30 +287,44 @@ def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
         _log.info("building the catalog's index %s anew: %s", path, reason)
     except duckdb.Error as error:
         if any(words in str(error) for words in _FOREIGN_LOCKS):
-            raise _Held(f"another program has {path} open") from error
+            raise Held(f"another program has {path} open") from error
         _log.warning("the catalog's index %s is damaged and built anew: %s", path, error)
         renew()
     _delete(path)
     try:
         return _attach(instance(), path, storage, folder)
     except duckdb.Error as error:  # a full disk, say
-        raise _Held(f"{path} cannot be built: {error}") from error
+        raise Held(f"{path} cannot be built: {error}") from error
+
+
+def _attach_as_it_is(path: str, storage: str, folder: Folder) -> Refreshed | None:
+    """Attach the index beside others that read it, if there is nothing new: if a fold writes nothing."""
+    import duckdb
+
+    try:
+        return _attach(instance(), path, storage, folder, reads_only=True)
+    except (duckdb.Error, _Unfit):
+        return None
 
 
 class _Unfit(Exception):
     """The index is of another storage, or of another version of the schema."""
 
 
-def _attach(connection: duckdb.DuckDBPyConnection, path: str, storage: str, folder: Folder) -> Refreshed:
+def _attach(
+    connection: duckdb.DuckDBPyConnection, path: str, storage: str, folder: Folder, reads_only: bool = False
+) -> Refreshed:
     is_new = not os.path.exists(path)
     quoted = path.replace("'", "''")
-    _run(connection, f"ATTACH '{quoted}' AS {INDEX} (TYPE duckdb, STORAGE_VERSION '{_STORAGE_VERSION}')")
+    how = "READ_ONLY" if reads_only else f"STORAGE_VERSION '{_STORAGE_VERSION}'"
+    _run(connection, f"ATTACH '{quoted}' AS {INDEX} (TYPE duckdb, {how})")
     try:
         _run(connection, f"USE {INDEX}")
         if is_new:
             _create(connection, storage)
         _check(connection, storage)
-        return _refresh(connection, folder)
+        with _transaction(connection):
+            return Fold(connection, folder, reads_only).refresh()
     except BaseException:
         _detach(connection)
         raise
@@ -318,14 +345,9 @@ def _check(connection: duckdb.DuckDBPyConnection, storage: str) -> None:
     except duckdb.CatalogException:
         raise _Unfit("its making was cut short") from None
     if row and row[0][0] > SCHEMA_VERSION and row[0][1] == storage:
-        raise _Held(f"its index has version {row[0][0]}, of a newer functionfuse; this one knows {SCHEMA_VERSION}")
+        raise Held(f"its index has version {row[0][0]}, of a newer functionfuse; this one knows {SCHEMA_VERSION}")
     if row != [(SCHEMA_VERSION, storage)]:
         raise _Unfit(f"it has version and storage {row}, wanted is {(SCHEMA_VERSION, storage)}")
-
-
-def _refresh(connection: duckdb.DuckDBPyConnection, folder: Folder) -> Refreshed:
-    with _transaction(connection):
-        return Fold(connection, folder).refresh()
 
 
 @contextmanager
@@ -344,7 +366,7 @@ def _detach(connection: duckdb.DuckDBPyConnection) -> None:
 
     try:
         _run(connection, "USE memory")
-        _run(connection, f"DETACH DATABASE IF EXISTS {INDEX}")  # a boxed query has detached it already
+        _run(connection, f"DETACH DATABASE IF EXISTS {INDEX}")
     except duckdb.Error as error:
         _log.debug("the DuckDB connection is given up: %s", error)
         renew()

@@ -157,6 +157,8 @@ class Blobs:
         settled = abs(time.time_ns() - mtime) > _GRAIN
         due = now + (now - began) * _RARELY
         state = (mtime, settled, False, due, len(files))
+        if self._history.reads_only:
+            return  # that nothing came or went is noted by the next who may
         if state[:3] != known or len(files) > _SMALL_FOLDER:  # a question that finds nothing new writes nothing
             self._history.run("DELETE FROM folders WHERE folder = ?", to_text(folder))
             self._history.run("INSERT INTO folders VALUES (?, ?, ?, ?, ?, ?)", to_text(folder), *state)

@@ -355,8 +355,19 @@ REFUSED: dict[str, list[str]] = {
     ],
 }
 
+#: What one row takes without end: DuckDB neither counts it nor stops it, only the operating system does.
+HUGE = [
+    "SELECT len(range(1000000000))",
+    "SELECT length(repeat('x', 4000000000))",
+    "SELECT length(lpad('x', 2000000000, 'y'))",
+    "SELECT length(printf('%2000000000d', 1))",
+    "SELECT len(list_resize([1], 1000000000, 7))",
+    "SELECT length(levenshtein(repeat('a', 1000000), repeat('b', 1000000))::VARCHAR)",
+]
+
 #: Stopped by the limits of memory (100 MB) and time (0.3 s), or by DuckDB itself.
 RUNAWAY = [
+    *HUGE,
     "SELECT * FROM range(1000000000000)",
     "SELECT count(*) FROM range(1000000000000)",
     "SELECT sum(a.range + b.range) FROM range(10000000) a, range(10000000) b",
@@ -374,6 +385,21 @@ RUNAWAY = [
     "SELECT count(*) FROM generate_series(1, 1000000000000)",
     "EXPLAIN ANALYZE SELECT count(*) FROM range(1000000000000)",
     "SELECT range, repeat('x', 1000) FROM range(1000000)",
+    "SELECT length(rpad('x', 2000000000, 'y'))",
+    "SELECT length(format('{:>2000000000}', 'x'))",
+    "SELECT len(generate_series(1, 1000000000))",
+    "SELECT len(range(10000000)) FROM range(1000)",
+    "SELECT length(array_to_string(range(100000000), 'xxxx'))",
+    "SELECT length(to_json(range(300000000))::VARCHAR)",
+    "SELECT len(flatten([range(30000000) FOR x IN range(100)]))",
+    "SELECT list_transform(range(100000000), lambda x: repeat('x', 100))",
+    "SELECT regexp_replace(repeat('a', 50000000), 'a', repeat('b', 1000), 'g')",
+    "SELECT length(string_agg(repeat('x', 1000000), '')) FROM range(10000)",
+    "SELECT string_agg(a.range::VARCHAR) FROM range(100000) a, range(100000) b",
+    "SELECT range, repeat('x', 90000000) FROM range(1000)",
+    "SELECT '(' || repeat('[', 10000000)::JSON",
+    "WITH RECURSIVE t(a) AS (SELECT [1] UNION ALL SELECT a || a FROM t) SELECT max(len(a)) FROM t",
+    "SELECT list(a.range) FROM range(100000) a, range(100000) b GROUP BY hash(a.range) % 7",
 ]
 
 #: What looks hostile and only reads: its answer.

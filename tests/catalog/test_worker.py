@@ -1,0 +1,274 @@
+"""The process in which boxed SQL runs: it is confined, kept, replaced, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from workshop import ROOT, root_of, running_python, say, wait_for
+
+from catalog import _worker
+from catalog.errors import CatalogUnusable, InvalidQuestion
+from functionfuse.storage.filestorage import FileStorage
+
+ENDLESS = "SELECT count(*) FROM range(1000000000000)"
+
+
+@pytest.fixture
+def asked(storage: FileStorage) -> Iterator[FileStorage]:
+    """Return a storage with one result, of which something was asked; afterwards, no process is kept."""
+    storage.save("w", "a", 1)
+    assert count(storage) == 1
+    yield storage
+    _worker._end()
+
+
+def count(storage: FileStorage) -> int:
+    """Return the number of results, asked by SQL."""
+    ((number,),) = storage.catalog.sql("SELECT count(*) FROM tasks").fetchall()
+    return int(number)
+
+
+def kept() -> int:
+    """Return the id of the process that is kept."""
+    assert _worker._kept is not None
+    return _worker._kept._process.pid
+
+
+def runs(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until_ended(pid: int) -> None:
+    """Wait until a process has ended."""
+    deadline = time.monotonic() + 20
+    while runs(pid):
+        assert time.monotonic() < deadline, f"process {pid} was left behind"
+        time.sleep(0.02)
+
+
+# Kept and replaced
+
+
+def test_one_process_answers_all_questions(asked: FileStorage) -> None:
+    """The process of the first question answers the next ones too, also after one with a mistake, or without end."""
+    before = kept()
+    for query in ("SELECT nosuch FROM tasks", ENDLESS, "SELECT repeat('x', 5000000000)"):
+        with pytest.raises(InvalidQuestion):
+            asked.catalog.sql(query, time_limit=0.2)
+    assert count(asked) == 1
+    assert kept() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_process_that_ended_is_replaced(asked: FileStorage, number: signal.Signals) -> None:
+    """Of a process that ended between two questions the second one does not hear."""
+    before = kept()
+    os.kill(before, number)
+    wait_until_ended(before)
+    assert count(asked) == 1
+    assert kept() != before
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, "stopped at its memory limit, 1GB"),  # by the kernel, where memory is short
+        (signal.SIGSEGV, "crashed the process in which it ran: SIGSEGV"),
+        (signal.SIGSTOP, r"stopped after 0\.5 s, its time limit"),
+    ],
+)
+def test_a_process_that_ends_within_a_question(asked: FileStorage, number: signal.Signals, said: str) -> None:
+    """Who asked what ends or hangs the process is told so, and the next question is answered."""
+    before = kept()
+    timer = threading.Timer(0.2, os.kill, (before, number))
+    timer.start()
+    with pytest.raises(InvalidQuestion, match=said):
+        asked.catalog.sql(ENDLESS, time_limit=0.5 if number == signal.SIGSTOP else 20)
+    timer.join()
+    assert not runs(before)
+    assert count(asked) == 1
+
+
+def test_a_process_that_has_grown_is_replaced(asked: FileStorage) -> None:
+    """What a large answer left in the process is given back: after it, another one answers."""
+    before = kept()
+    large = "SELECT repeat('x', 150000000) AS a"
+    assert asked.catalog.sql(f"SELECT length(a) FROM ({large})", memory_limit="1GB").fetchall() == [(150_000_000,)]
+    assert asked.catalog.sql(large, memory_limit="1GB").fetchall()[0][0] == "x" * 150_000_000
+    assert count(asked) == 1
+    address_space = int(Path(f"/proc/{kept()}/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
+    assert kept() != before or address_space < 1_000_000_000
+
+
+def test_an_answer_that_is_too_large(asked: FileStorage) -> None:
+    """An answer is taken up to the limit of memory and no further, however quickly it comes."""
+    with pytest.raises(InvalidQuestion, match="the answer is larger than the memory limit, 100MB: ask for less of it"):
+        asked.catalog.sql("SELECT range, repeat('x', 10000) FROM range(100000)", memory_limit="100MB")
+    assert count(asked) == 1
+
+
+def test_a_parameter_of_ones_own_class(asked: FileStorage) -> None:
+    """A parameter that cannot go to another process is refused."""
+    with pytest.raises(InvalidQuestion, match="a parameter cannot be sent to the process of the query"):
+        asked.catalog.sql("SELECT ?", [lambda: 1])
+    assert count(asked) == 1
+
+
+# Confined
+
+
+def test_it_knows_and_may_little(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process has no secrets of the environment, is in no folder of the user's, and can write to no file."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nobody's business")
+    _worker._end()
+    assert count(storage) == 0
+    process = Path(f"/proc/{kept()}")
+    assert b"AWS" not in (process / "environ").read_bytes()
+    assert os.readlink(process / "cwd") == "/"
+    limits = {line[:25].strip(): line[25:].split()[:2] for line in (process / "limits").read_text().splitlines()}
+    assert limits["Max file size"] == ["0", "0"]
+    assert limits["Max core file size"] == ["0", "0"]
+    assert limits["Max open files"] == ["64", "64"]
+    assert os.getsid(kept()) != os.getsid(0)
+    _worker._end()
+
+
+@pytest.mark.parametrize("executable", [None, "", "/nowhere/python", "/bin/true", "/bin/echo"])
+def test_no_python_to_start(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, executable: str | None) -> None:
+    """Where `sys.executable` is no Python, as in some programs that embed one, that is what is said."""
+    _worker._end()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", executable)
+        with pytest.raises(CatalogUnusable, match=f"sys.executable = {executable!r} does not start"):
+            count(storage)
+    assert count(storage) == 0
+    _worker._end()
+
+
+# Not left behind
+
+ASKING = f"""
+import os, sys, threading
+from catalog import Catalog, _worker
+catalog = Catalog.open(sys.argv[1])
+
+def count():
+    return catalog.sql("SELECT count(*) FROM tasks").fetchall()[0][0]
+
+def endless():
+    catalog.sql("{ENDLESS}")
+
+def pid():
+    return _worker._kept._process.pid
+
+assert count() == 1
+"""
+# What is done with the process that is kept, before the one that keeps it ends.
+ENDINGS = {
+    "idle": "print(pid(), flush=True); sys.stdin.readline()",
+    "asked": "threading.Thread(target=endless, daemon=True).start(); print(pid(), flush=True); sys.stdin.readline()",
+    "forked": """
+if os.fork() == 0:
+    sys.stdin.readline()  # lives on when its parent is killed
+    os._exit(0)
+print(pid(), flush=True)
+sys.stdin.readline()
+""",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_it_ends_with_the_one_that_asks(asked: FileStorage, ending: str) -> None:
+    """Where the process that asks is killed, idle, within a question or after a fork, that of its queries ends too."""
+    with running_python(ASKING + ENDINGS[ending], root_of(asked)) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert runs(pid)
+        process.kill()
+        process.wait()
+        wait_until_ended(pid)
+
+
+def test_it_ends_at_exit(asked: FileStorage) -> None:
+    """A program that ends has ended the process of its queries before, without a warning."""
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", ASKING + ENDINGS["idle"], str(root_of(asked))]
+    run = subprocess.run(command, input="end\n", capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert not runs(int(run.stdout))
+
+
+FORKING = """
+mine = pid()
+child = os.fork()
+if child == 0:
+    assert _worker._kept is None
+    assert count() == 1
+    assert pid() != mine
+    theirs = _worker._kept
+    _worker._end()
+    os._exit(theirs._process.returncode != -9)
+_, status = os.waitpid(child, 0)
+assert status == 0
+assert count() == 1
+assert pid() == mine
+print("right")
+"""
+
+
+def test_a_forked_child_has_a_process_of_its_own(asked: FileStorage) -> None:
+    """A child neither uses nor ends the process that its parent asks."""
+    command = [sys.executable, "-W", "error", "-c", ASKING + FORKING, str(root_of(asked))]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    assert run.stderr == ""
+    assert run.stdout == "right\n"
+
+
+INTERRUPTED = """
+import time
+before = pid()
+print("asking", flush=True)
+began = time.monotonic()
+try:
+    endless()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+assert time.monotonic() - began < 20
+assert not os.path.exists(f"/proc/{before}")
+assert count() == 1
+print("answered", flush=True)
+"""
+
+
+def test_control_c_ends_the_question(asked: FileStorage) -> None:
+    """Ctrl-C, which a terminal sends to all processes of a program, reaches who asks; the query ends with it."""
+    command = [sys.executable, "-c", ASKING + INTERRUPTED, str(root_of(asked))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True) as process:
+        wait_for(process, "asking")
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        wait_for(process, "interrupted")
+        wait_for(process, "answered")
+        assert process.wait() == 0
+
+
+def test_control_c_between_questions(asked: FileStorage) -> None:
+    """Ctrl-C while nothing is asked leaves the process of the queries as it is."""
+    waiting = "import signal; signal.signal(2, signal.SIG_IGN); before = pid(); print('up', flush=True)\n"
+    waiting += "sys.stdin.readline(); assert (count(), pid()) == (1, before); print('answered', flush=True)"
+    with running_python(ASKING + waiting, root_of(asked)) as process:
+        wait_for(process, "up")
+        process.send_signal(signal.SIGINT)
+        say(process, "go")
+        wait_for(process, "answered")
