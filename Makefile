@@ -27,6 +27,9 @@ COMPILE := --quiet --python-platform linux --only-binary :all: --generate-hashes
 # What says nothing about the versions of the dependencies is not run on the oldest of them.
 NOT_ON_OLDEST := --ignore=tests/test_docs.py --ignore=tests/test_structure.py
 
+# A process a core, each taking whole files.
+PARALLEL := -n auto --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types docs wheel coverage bench format lock clean graphviz .venv .venv-oldest
 
@@ -37,11 +40,11 @@ demo: $(READY) ## run the example workflow: model selection on a real data set
 	@$(BIN)/python examples/model_selection.py
 
 test: $(READY) $(READY_OLDEST) graphviz ## run all tests, and the quick ones on the oldest DuckDB too
-	FUNCTIONFUSE_OLDEST_PYTHON=$(CURDIR)/.venv-oldest/bin/python $(BIN)/python -m pytest -m "not wheel"
-	.venv-oldest/bin/python -m pytest -m "not slow and not wheel" $(NOT_ON_OLDEST)
+	FUNCTIONFUSE_OLDEST_PYTHON=$(CURDIR)/.venv-oldest/bin/python $(BIN)/python -m pytest $(PARALLEL) -m "not wheel"
+	.venv-oldest/bin/python -m pytest $(PARALLEL) -m "not slow and not wheel" $(NOT_ON_OLDEST)
 
 check: lint types ## lint, types and the quick tests, in under two minutes
-	$(BIN)/python -m pytest -m "not slow and not wheel"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not wheel"
 
 lint: $(READY) ## ruff, the formatting, and flake8 for what ruff does not see (setup.cfg)
 	$(BIN)/ruff check

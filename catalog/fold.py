@@ -158,7 +158,7 @@ class Fold:
 
     def _written(self, found: list[Found]) -> bool:
         with suppress(OSError):  # a full disk, say
-            if self._folder.is_writable():
+            if self._folder.is_writable() and not self._history.reads_only:
                 append_all(self._folder.root, (each.line for each in found))
                 return True
         return False
