@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING
 
 from catalog.errors import CatalogUnusable, NewerFormat
-from catalog.lines import registered
+from catalog.lines import Part, registered
 from catalog.schema import BATCH, UNKNOWN_FIELDS, Column, select_batch
 
 if TYPE_CHECKING:
@@ -111,9 +111,9 @@ def tables(file: IO[bytes]) -> Iterator[pa.Table]:
         yield content.read_row_group(group)
 
 
-def rows_of(connection: duckdb.DuckDBPyConnection, lines: list[str], segment: str, known: int) -> pa.Table:
-    """Return the events of journal lines that stand behind `known` others of their segment."""
-    with registered(connection, lines, segment, known) as source:
+def rows_of(connection: duckdb.DuckDBPyConnection, part: Part) -> pa.Table:
+    """Return the events of journal lines."""
+    with registered(connection, [part]) as source:
         rows = select_batch(f", {UNKNOWN_FIELDS}")
         return connection.sql(f"WITH lines AS ({source}) SELECT {_STORED}, line FROM ({rows})").to_arrow_table()
 

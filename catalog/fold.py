@@ -8,7 +8,7 @@ so that every event has its place in a segment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
@@ -17,13 +17,14 @@ from catalog import compacted
 from catalog.folder import Folder, Found, Segment
 from catalog.history import History
 from catalog.journal import append_all
-from catalog.lines import lines_of
+from catalog.lines import Part, lines_of
 from catalog.settle import Blobs
 
 if TYPE_CHECKING:
     import duckdb
 
-_CHUNK = 1 << 24  # bytes of journal that are folded at once: bounds the memory of a first fold
+_CHUNK = 1 << 24  # bytes of a segment that are read at once
+_TOGETHER = 30_000  # lines that are folded at once: bounds the memory of a first fold
 _PATIENCE = 100  # times that compaction may move what is being read
 
 
@@ -94,33 +95,35 @@ class Fold:
     def _fold_listed(self) -> int:
         segments = self._folder.segments()
         self._fold_compacted(self._folder.compacted())
-        known = dict(self._history.rows("SELECT name, position FROM segments"))
-        unended = 0
+        parts: list[Part] = []
+        for part in self._new_parts(segments):
+            parts.append(part)
+            if sum(len(each.lines) for each in parts) >= _TOGETHER:
+                self._fold_parts(parts)
+                parts = []
+        if parts:
+            self._fold_parts(parts)
+        ends = dict(self._history.rows("SELECT name, position FROM segments"))
+        return sum(segment.size > ends.get(segment.name, 0) for segment in segments)
+
+    def _new_parts(self, segments: list[Segment]) -> Iterator[Part]:
+        rows = self._history.rows("SELECT name, position, lines FROM segments")
+        known = {name: (position, lines) for name, position, lines in rows}
         for segment in segments:
-            if segment.size > known.get(segment.name, 0):
-                unended += self._fold_segment(segment) < segment.size
-        return unended
+            position, lines = known.get(segment.name, (0, 0))
+            if segment.size > position:
+                for data, end in self._folder.lines(segment, position, _CHUNK):
+                    part = Part(segment.name, lines_of(data), lines, end)
+                    lines += len(part.lines)
+                    yield part
 
-    def _fold_segment(self, segment: Segment) -> int:
-        """Fold what is new in a segment; return the position behind its last whole line."""
-        position, lines = self._watermark(segment.name)
-        for data, end in self._folder.lines(segment, position, _CHUNK):
-            new = lines_of(data)
-            torn = self._history.batch_of_lines(new, segment.name, lines)
-            self._competing += self._history.take([segment.name])
-            position, lines = end, lines + len(new)
-            self._move_watermark(segment.name, position, lines, torn)
-        return position
-
-    def _watermark(self, segment: str) -> tuple[int, int]:
-        rows = self._history.rows("SELECT position, lines FROM segments WHERE name = ?", segment)
-        return rows[0] if rows else (0, 0)
-
-    def _move_watermark(self, segment: str, position: int, lines: int, torn: int) -> None:
-        before = self._history.rows("SELECT torn FROM segments WHERE name = ?", segment)
-        self._history.run("DELETE FROM segments WHERE name = ?", segment)
-        torn += before[0][0] if before else 0
-        self._history.run("INSERT INTO segments VALUES (?, ?, ?, ?)", segment, position, lines, torn)
+    def _fold_parts(self, parts: list[Part]) -> None:
+        """Fold lines of several segments at once: what a statement costs hardly depends on how many they are."""
+        torn = self._history.batch_of_lines(parts)
+        last = {part.segment: part for part in parts}
+        self._competing += self._history.take(list(last))
+        moved = [(name, part.end, part.known + len(part.lines), torn[name]) for name, part in last.items()]
+        self._history.move_watermarks(moved)
 
     def _fold_compacted(self, files: list[str]) -> None:
         known = {name for (name,) in self._history.rows("SELECT name FROM compacted")}
@@ -136,9 +139,7 @@ class Fold:
             for table in compacted.tables(file) if new else ():
                 self._history.batch_of_table(table)
                 self._competing += self._history.take([each.name for each in new])
-        for each in new:
-            self._history.run("DELETE FROM segments WHERE name = ?", each.name)
-            self._history.run("INSERT INTO segments VALUES (?, ?, ?, ?)", *astuple(each))
+        self._history.move_watermarks([astuple(each) for each in new])
 
     # Blobs
 
@@ -171,7 +172,5 @@ class Fold:
     def _keep(self, found: list[Found]) -> None:
         """Keep in a segment of this index's own what the journal cannot be told."""
         segment = f"index-{self._history.rows('SELECT index_id FROM meta')[0][0]}"
-        position, lines = self._watermark(segment)
-        self._history.batch_of_lines([each.line for each in found], segment, lines)
-        self._competing += self._history.take([])
-        self._move_watermark(segment, position, lines + len(found), 0)
+        rows = self._history.rows("SELECT lines FROM segments WHERE name = ?", segment)
+        self._fold_parts([Part(segment, [each.line for each in found], rows[0][0] if rows else 0, 0)])

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from catalog.lines import registered
+from catalog.lines import Part, registered
 from catalog.names import encode, from_text
 from catalog.schema import BATCH, names_of, select_batch
 
@@ -61,17 +61,31 @@ class History:
 
     # Batches
 
-    def batch_of_lines(self, lines: list[str], segment: str, known: int) -> int:
-        """Make the batch of journal lines that stand behind `known` others of their segment.
+    def batch_of_lines(self, parts: list[Part]) -> dict[str, int]:
+        """Make the batch of parts of segments.
 
         Returns
         -------
-        int
-            The number of lines that are no events.
+        dict of str to int
+            For each segment, the number of its lines that are no events.
         """
-        with registered(self._connection, lines, segment, known) as source:
+        with registered(self._connection, parts) as source:
             self.run(f"CREATE OR REPLACE TEMP TABLE batch AS WITH lines AS ({source}) {select_batch()}")
-        return len(lines) - int(self.rows("SELECT count(*) FROM batch")[0][0])
+        torn = dict.fromkeys((part.segment for part in parts), 0)
+        for part in parts:
+            torn[part.segment] += len(part.lines)
+        for segment, events in self.rows("SELECT segment, count(*) FROM batch GROUP BY segment"):
+            torn[segment] -= events
+        return torn
+
+    def move_watermarks(self, moved: list[tuple[str, int, int, int]]) -> None:
+        """Note how much of segments is folded: name, bytes, lines, and how many more of these are torn."""
+        self.run(_MOVED, *map(list, zip(*moved, strict=True)))
+        self.run(
+            """UPDATE moved SET torn = moved.torn + segments.torn FROM segments WHERE segments.name = moved.name;
+            DELETE FROM segments WHERE name IN (SELECT name FROM moved);
+            INSERT INTO segments FROM moved"""
+        )
 
     def batch_of_table(self, table: pa.Table) -> None:
         """Make the batch of rows of a compacted part of the journal, but those behind their segments' watermarks."""
@@ -187,6 +201,11 @@ class History:
             DELETE FROM latest WHERE event_id IN (SELECT event_id FROM gone)"""
         )
 
+
+_MOVED = """
+    CREATE OR REPLACE TEMP TABLE moved AS SELECT unnest(?::VARCHAR[]) AS name, unnest(?::BIGINT[]) AS position,
+    unnest(?::BIGINT[]) AS lines, unnest(?::BIGINT[]) AS torn
+"""
 
 _SURVEY = """
     SELECT count(*), count(*) FILTER (named), count(DISTINCT (workflow, task)) FILTER (named),

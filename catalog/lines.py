@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,28 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _TOGETHER = 4_096  # lines: what one of DuckDB's threads takes at a time
+
+
+@dataclass(frozen=True)
+class Part:
+    """Lines of a segment.
+
+    Attributes
+    ----------
+    segment : str
+        Its name.
+    lines : list of str
+        Without their ends.
+    known : int
+        How many others stand before them.
+    end : int
+        Bytes of the segment up to behind them.
+    """
+
+    segment: str
+    lines: list[str]
+    known: int
+    end: int
 
 
 def lines_of(data: bytes) -> list[str]:
@@ -26,8 +49,8 @@ def lines_of(data: bytes) -> list[str]:
 
 
 @contextmanager
-def registered(connection: duckdb.DuckDBPyConnection, lines: list[str], segment: str, known: int) -> Iterator[str]:
-    """Let DuckDB see lines of a segment, with their numbers.
+def registered(connection: duckdb.DuckDBPyConnection, parts: list[Part]) -> Iterator[str]:
+    """Let DuckDB see lines of segments, with their numbers.
 
     They go as Arrow batches: those are read by several threads, which the parts of one string are not.
 
@@ -35,12 +58,8 @@ def registered(connection: duckdb.DuckDBPyConnection, lines: list[str], segment:
     ----------
     connection : duckdb.DuckDBPyConnection
         Where they are seen within the block.
-    lines : list of str
-        Without their ends.
-    segment : str
-        Where they stand.
-    known : int
-        How many others stand before them.
+    parts : list of Part
+        The lines.
 
     Yields
     ------
@@ -49,21 +68,33 @@ def registered(connection: duckdb.DuckDBPyConnection, lines: list[str], segment:
     """
     import pyarrow as pa
 
-    texts = [_texts(lines[at : at + _TOGETHER]) for at in range(0, len(lines), _TOGETHER)]
-    numbers = pa.py_buffer(array("q", range(known + 1, known + len(lines) + 1)))
-    columns = [pa.chunked_array(texts, pa.string()), pa.Array.from_buffers(pa.int64(), len(lines), [None, numbers])]
-    table = pa.Table.from_arrays(columns, ["line", "number"])
-    connection.register("lines_read", table)
+    batches = [batch for part in parts for batch in _batches(part)]
+    connection.register("lines_read", pa.Table.from_batches(batches, batches[0].schema))
     try:
-        quoted = segment.replace("'", "''")
-        yield f"SELECT line, '{quoted}' AS segment, number AS position FROM lines_read"
+        yield "SELECT * FROM lines_read"
     finally:
         connection.unregister("lines_read")
 
 
-def _texts(lines: list[str]) -> pa.Array:
-    """Return ASCII strings as an Arrow array; `pyarrow.array` would import pandas, to see whether they are a series."""
+def _batches(part: Part) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    ends = array("i", accumulate(map(len, lines), initial=0))
-    return pa.StringArray.from_buffers(len(lines), pa.py_buffer(ends), pa.py_buffer("".join(lines).encode("ascii")))
+    for at in range(0, len(part.lines), _TOGETHER):
+        lines = part.lines[at : at + _TOGETHER]
+        first = part.known + at + 1
+        numbers = pa.py_buffer(array("q", range(first, first + len(lines))))
+        columns = [
+            _texts(lines),
+            _texts([part.segment] * len(lines)),
+            pa.Array.from_buffers(pa.int64(), len(lines), [None, numbers]),
+        ]
+        yield pa.RecordBatch.from_arrays(columns, ["line", "segment", "position"])
+
+
+def _texts(lines: list[str]) -> pa.Array:
+    """Return strings as an Arrow array; `pyarrow.array` would import pandas, to see whether they are a series."""
+    import pyarrow as pa
+
+    encoded = [line.encode() for line in lines]
+    ends = array("i", accumulate(map(len, encoded), initial=0))
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
