@@ -228,6 +228,19 @@ def ask(question: bytes, seconds: float, most: int) -> list[bytearray]:
             raise
 
 
+def start() -> None:
+    """Start the process if there is none, and do not wait for it: it is up when a first question is prepared."""
+    global _kept
+    if _lock.acquire(blocking=False):
+        try:
+            if _kept is None:
+                _kept = Worker()
+        except OSError:
+            pass  # who asks is told
+        finally:
+            _lock.release()
+
+
 def _waiting() -> Worker:
     """Return a process that can be asked: the one that is kept, or a new one."""
     global _kept

@@ -115,7 +115,7 @@ def test_a_process_that_has_grown_is_replaced(asked: FileStorage) -> None:
 def test_an_answer_that_is_too_large(asked: FileStorage) -> None:
     """An answer is taken up to the limit of memory and no further, however quickly it comes."""
     with pytest.raises(InvalidQuestion, match="the answer is larger than the memory limit, 100MB: ask for less of it"):
-        asked.catalog.sql("SELECT range, repeat('x', 10000) FROM range(100000)", memory_limit="100MB")
+        asked.catalog.sql("SELECT range, repeat('x', 1000) FROM range(1000000)", memory_limit="100MB")
     assert count(asked) == 1
 
 
