@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from workshop import index_of, root_of, run_python, running_python, task_names, task_rows, wait_for
 
-from catalog import _worker, index
+from catalog import index
 from catalog._lock import Lock
 from catalog.errors import InvalidQuestion
 from functionfuse.storage.filestorage import FileStorage
@@ -62,7 +62,6 @@ def quiet(storage: FileStorage, caplog: pytest.LogCaptureFixture) -> Iterator[Fi
     assert storage.list_tasks("w") == ["a", "b"]
     with caplog.at_level(logging.INFO, "functionfuse.catalog"):
         yield storage
-    _worker._end()
 
 
 def test_who_reads_does_not_wait_for_a_long_query(quiet: FileStorage, caplog: pytest.LogCaptureFixture) -> None:
