@@ -102,7 +102,8 @@ class Worker:
 
     def wait(self) -> None:
         """Wait until it can be asked; raises `_Ended` and `TimedOut`."""
-        if self._read(HEADER.size, time.monotonic() + _START) != HEADER.pack(READY, 0):
+        ready = self._read(HEADER.size, time.monotonic() + _START) == HEADER.pack(READY, 0)
+        if not ready or self._process.poll() is not None:  # it may have ended since it said so
             raise _Ended
 
     def ask(self, question: bytes, seconds: float, most: int) -> list[bytearray]:
