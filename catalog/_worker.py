@@ -102,7 +102,8 @@ class Worker:
 
     def wait(self) -> None:
         """Wait until it can be asked; raises `_Ended` and `TimedOut`."""
-        if self._read(HEADER.size, time.monotonic() + _START) != HEADER.pack(READY, 0):
+        ready = self._read(HEADER.size, time.monotonic() + _START) == HEADER.pack(READY, 0)
+        if not ready or self._process.poll() is not None:  # it may have ended since it said so
             raise _Ended
 
     def ask(self, question: bytes, seconds: float, most: int) -> list[bytearray]:
@@ -226,6 +227,19 @@ def ask(question: bytes, seconds: float, most: int) -> list[bytearray]:
         except BaseException:  # KeyboardInterrupt too
             _end()
             raise
+
+
+def start() -> None:
+    """Start the process if there is none, and do not wait for it: it is up when a first question is prepared."""
+    global _kept
+    if _lock.acquire(blocking=False):
+        try:
+            if _kept is None:
+                _kept = Worker()
+        except OSError:
+            pass  # who asks is told
+        finally:
+            _lock.release()
 
 
 def _waiting() -> Worker:

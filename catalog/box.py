@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from catalog import _worker
 from catalog._boxed import Asked
+from catalog._worker import start
 from catalog.errors import InvalidQuestion
 from catalog.query import Parameters
 from catalog.statements import check, check_parameters, shortened
 
-__all__ = ["Limits", "check", "run"]
+__all__ = ["Limits", "check", "run", "start"]
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -120,8 +120,8 @@ class Index:
         InvalidQuestion
             If it is no reading query, or takes too much.
         """
+        box.start()
         box.check(query)
-
         return self._answered(lambda path: box.run(path, query, parameters, limits), _Use.BOXED)
 
     def ask(self, question: Question) -> pa.Table:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from workshop import index_of, root_of, run_python, running_python, task_names, task_rows, wait_for
 
-from catalog import _worker, index
+from catalog import index
 from catalog._lock import Lock
 from catalog.errors import InvalidQuestion
 from functionfuse.storage.filestorage import FileStorage
@@ -62,7 +62,6 @@ def quiet(storage: FileStorage, caplog: pytest.LogCaptureFixture) -> Iterator[Fi
     assert storage.list_tasks("w") == ["a", "b"]
     with caplog.at_level(logging.INFO, "functionfuse.catalog"):
         yield storage
-    _worker._end()
 
 
 def test_who_reads_does_not_wait_for_a_long_query(quiet: FileStorage, caplog: pytest.LogCaptureFixture) -> None:
@@ -144,14 +143,12 @@ def test_an_index_that_is_missing_beside_readers(quiet: FileStorage) -> None:
 
 
 BUSY = f"""
-import logging, sys, threading
+import sys, threading
 from catalog.errors import InvalidQuestion
 from functionfuse.storage.filestorage import FileStorage
 root, me = sys.argv[1:]
 storage = FileStorage(root)
 wrong = []
-logging.getLogger("functionfuse.catalog").addHandler(logging.Handler())
-logging.getLogger("functionfuse.catalog").handlers[0].emit = lambda record: wrong.append(record.getMessage())
 
 def save():
     for number in range(6):
@@ -177,7 +174,10 @@ print(wrong, flush=True)
 
 
 def test_nothing_is_lost_among_long_queries(quiet: FileStorage) -> None:
-    """Of two processes that each save, list and ask long queries at once, every list has the saves before it."""
+    """Of two processes that each save, list and ask long queries at once, every list has the saves before it.
+
+    On a busy machine one may lose its patience with the other; then a private index has to know them.
+    """
     with running_python(BUSY, root_of(quiet), "x") as one, running_python(BUSY, root_of(quiet), "y") as two:
         for process in (one, two):
             wait_for(process, "[]")

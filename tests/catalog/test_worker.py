@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,11 @@ ENDLESS = "SELECT count(*) FROM range(1000000000000)"
 
 
 @pytest.fixture
-def asked(storage: FileStorage) -> Iterator[FileStorage]:
-    """Return a storage with one result, of which something was asked; afterwards, no process is kept."""
+def asked(storage: FileStorage) -> FileStorage:
+    """Return a storage with one result, of which something was asked."""
     storage.save("w", "a", 1)
     assert count(storage) == 1
-    yield storage
-    _worker._end()
+    return storage
 
 
 def count(storage: FileStorage) -> int:
@@ -74,7 +73,9 @@ def test_one_process_answers_all_questions(asked: FileStorage) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_process_that_ended_is_replaced(asked: FileStorage, number: signal.Signals) -> None:
     """Of a process that ended between two questions the second one does not hear."""
+    assert _worker._kept is not None
     before = kept()
+    select.select([_worker._kept._pipe(1)], [], [])  # it has said that it can be asked
     os.kill(before, number)
     wait_until_ended(before)
     assert count(asked) == 1
@@ -104,9 +105,7 @@ def test_a_process_that_ends_within_a_question(asked: FileStorage, number: signa
 def test_a_process_that_has_grown_is_replaced(asked: FileStorage) -> None:
     """What a large answer left in the process is given back: after it, another one answers."""
     before = kept()
-    large = "SELECT repeat('x', 150000000) AS a"
-    assert asked.catalog.sql(f"SELECT length(a) FROM ({large})", memory_limit="1GB").fetchall() == [(150_000_000,)]
-    assert asked.catalog.sql(large, memory_limit="1GB").fetchall()[0][0] == "x" * 150_000_000
+    asked.catalog.sql("SELECT repeat('x', 150000000)")
     assert count(asked) == 1
     address_space = int(Path(f"/proc/{kept()}/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
     assert kept() != before or address_space < 1_000_000_000
@@ -115,7 +114,7 @@ def test_a_process_that_has_grown_is_replaced(asked: FileStorage) -> None:
 def test_an_answer_that_is_too_large(asked: FileStorage) -> None:
     """An answer is taken up to the limit of memory and no further, however quickly it comes."""
     with pytest.raises(InvalidQuestion, match="the answer is larger than the memory limit, 100MB: ask for less of it"):
-        asked.catalog.sql("SELECT range, repeat('x', 10000) FROM range(100000)", memory_limit="100MB")
+        asked.catalog.sql("SELECT range, repeat('x', 1000) FROM range(1000000)", memory_limit="100MB")
     assert count(asked) == 1
 
 
@@ -142,7 +141,6 @@ def test_it_knows_and_may_little(storage: FileStorage, monkeypatch: pytest.Monke
     assert limits["Max core file size"] == ["0", "0"]
     assert limits["Max open files"] == ["64", "64"]
     assert os.getsid(kept()) != os.getsid(0)
-    _worker._end()
 
 
 @pytest.mark.parametrize("executable", [None, "", "/nowhere/python", "/bin/true", "/bin/echo"])
@@ -154,7 +152,6 @@ def test_no_python_to_start(storage: FileStorage, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(CatalogUnusable, match=f"sys.executable = {executable!r} does not start"):
             count(storage)
     assert count(storage) == 0
-    _worker._end()
 
 
 # Not left behind
