@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ _NAMES = (
 _RESULT = (
     Column("serializers", "VARCHAR[]", "how it was written: pickle or cloudpickle, then registered serializers"),
     Column("size", "BIGINT", "bytes, side files included"),
+    Column("logical_size", "BIGINT", "bytes that it would take without compression"),
     Column("saved_at", "TIMESTAMP", "when it was saved, UTC"),
     Column("blob_id", "UUID", "id of the blob, a UUIDv7"),
     Column("checksum", "VARCHAR", "checksum of the blob's body, with the name of the algorithm"),
@@ -134,6 +135,7 @@ _TRANSFORM = json.dumps(
 _EXPRESSIONS = {
     "event_id": "coalesce(row.event_id, row.blob_id) AS event_id",
     "time": 'coalesce(row."time", row.saved_at) AS "time"',
+    "logical_size": "coalesce(row.logical_size, row.size) AS logical_size",
     "segment": "segment",
     "position": "position",
 }

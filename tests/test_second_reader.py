@@ -284,7 +284,7 @@ def test_a_newer_format_is_refused(storage: FileStorage, root: Path, tmp_path: P
     path = root / "kept" / "task"
     data = bytearray(path.read_bytes())
     assert int.from_bytes(data[-20:-18], "little") == 1
-    data[-20] = 2
+    data[-20] = 3
     path.write_bytes(data)
     with pytest.raises(AssertionError, match=r"RuntimeError: .*newer version"):
         ask(root, tmp_path)
