@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from functionfuse.errors import SerializerNotRegistered, SideFileMissing, UnpicklableResult
 from functionfuse.serializers.base import Serializer
+from functionfuse.storage._arrays import dispatch_table
 
 PROTOCOL = 5
 #: Buffers of at least this many bytes leave the stream; smaller ones are cheaper to copy than to map.
@@ -140,12 +141,19 @@ def _dump(
         return False
 
     if not registry.by_type:
-        base(sink, PROTOCOL, buffer_callback=keep_in_band).dump(obj)
+        _with_arrays(base(sink, PROTOCOL, buffer_callback=keep_in_band)).dump(obj)
         return Dumped(tuple(buffers), (name,)) if buffers or name != "pickle" else _STREAM_ONLY
     pickler = _with_serializers(base)(sink, PROTOCOL, buffer_callback=keep_in_band)
     pickler.take(registry, protocols())
-    pickler.dump(obj)
+    _with_arrays(pickler).dump(obj)
     return Dumped(tuple(buffers), (name, *sorted(pickler.used)))
+
+
+def _with_arrays(pickler: Any) -> Any:
+    table = dispatch_table(getattr(pickler, "dispatch_table", None))
+    if table is not None:
+        pickler.dispatch_table = table
+    return pickler
 
 
 @cache
