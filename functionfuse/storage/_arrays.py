@@ -1,8 +1,9 @@
-"""How NumPy arrays are pickled whose memory NumPy would copy into the stream: those of times.
+"""How NumPy arrays are pickled that NumPy itself would copy into the stream and of which it forgets the byte order.
 
-Python's buffers know no times, so NumPy pickles such arrays as bytes, and forgets
-their byte order. As an array of raw bytes, viewed as times, they leave the stream
-like all others. No library is needed here: who has an array has imported NumPy.
+Python's buffers know no times, and nothing that is not contiguous. NumPy pickles
+such arrays as bytes, which it turns into this machine's byte order when it reads
+them. Pickled as arrays of raw bytes that are viewed as what they are, they keep
+theirs, and times leave the stream like all others. No library is needed here: who has an array has imported NumPy.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def dispatch_table(table: Mapping[type, Callable[[Any], Any]] | None = None) -> 
 
 def _reduce(array: Any) -> Any:
     dtype = array.dtype
-    if dtype.kind in "mM" or (dtype.names and dtype.itemsize and not dtype.hasobject and _holds_times(dtype)):
+    is_copied = _holds_times(dtype) or not (dtype.isnative or array.flags.forc)
+    if is_copied and dtype.itemsize and not dtype.hasobject:
         return type(array).view, (array.view(f"V{dtype.itemsize}"), dtype)
     return array.__reduce_ex__(5)
 
