@@ -44,7 +44,7 @@ _RESULT = (
     Column("checksum", "VARCHAR", "checksum of the blob's body, with the name of the algorithm"),
     Column("format", "INTEGER", "version of the blob's format; 0 is IBM Function Fuse's"),
     Column("type", "VARCHAR", "type of the result"),
-    Column("summary", "JSON", "shape, dtype, length, columns, minimum, maximum and mean, where cheap"),
+    Column("summary", "JSON", "shape, dtype, length, columns, bytes, minimum, maximum, mean and nulls, where cheap"),
     Column("value", "JSON", "the result itself where it is a small scalar or JSON-like"),
     Column("run_id", "UUID", "id of the run that made it"),
     Column("function", "VARCHAR", "function that made it"),

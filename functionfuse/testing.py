@@ -129,8 +129,13 @@ def _unpacked(stored: bytes, place: list[Any]) -> bytes:
         return stored
     import zstandard
 
-    with zstandard.ZstdDecompressor().stream_reader(stored, read_across_frames=True) as reader:
-        return reader.read()
+    whole, begin, (frames, width) = b"", 0, place[4:]
+    for size in frames:
+        data = zstandard.ZstdDecompressor().decompress(stored[begin : begin + size])
+        begin += size
+        count = len(data) // width
+        whole += b"".join(bytes(data[at::count]) for at in range(count))
+    return whole
 
 
 def read_blob(data: bytes) -> StoredBlob:

@@ -297,8 +297,8 @@ def test_frames(tmp_path: Path) -> None:
     storage = FileStorage(tmp_path, compression={"codec": "zstd", "level": 1})
     array = NUMBERS.integers(0, 9, 1_300_000)
     np.testing.assert_array_equal(back(storage, array), array)
-    ((_, size, logical, codec, frames),) = storage.footer("w", "t").record["buffers"]
-    assert (logical, codec, len(frames)) == (10_400_000, "zstd", 10)
+    ((_, size, logical, codec, frames, width),) = storage.footer("w", "t").record["buffers"]
+    assert (logical, codec, len(frames), width) == (10_400_000, "zstd", 10, 8)
     assert sum(frames) == size
 
 

@@ -325,10 +325,10 @@ def test_compressed_buffers(encoding: dict[str, Any], storage: FileStorage, root
     record, found = encoding["read_blob"](root / "kinds" / "packed")
     for one, other in zip(found, arrays, strict=True):
         numpy.testing.assert_array_equal(one, other)
-    assert [len(place) for place in record["buffers"]] == [5, 2, 5]
+    assert [len(place) for place in record["buffers"]] == [6, 2, 6]
     ((*_, told_record, _),) = ask(root, tmp_path)["results"]
     assert told_record == record
     sizes = storage.catalog.sql("SELECT format, size, logical_size FROM tasks").fetchall()
     size = (root / "kinds" / "packed").stat().st_size
-    saved = sum(place[2] - place[1] for place in record["buffers"] if len(place) == 5)
+    saved = sum(place[2] - place[1] for place in record["buffers"] if len(place) == 6)
     assert sizes == [(2, size, size + saved)]

@@ -18,7 +18,7 @@ import xxhash
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
 from catalog.record import Footer, footer_from, fragment, read_footer
 from functionfuse.errors import InvalidPickle, UnsupportedFormat
-from functionfuse.storage._compression import CODEC, Packed, Packing, pieces, unpacked
+from functionfuse.storage._compression import CODEC, Buffer, Packed, Packing, pieces, unpacked
 from functionfuse.storage._places import LocalPlace, SideFolder, Source, Temporary
 
 #: Streams are gathered in memory up to this size, and written with their footer at once.
@@ -89,14 +89,14 @@ class BlobWriter:
         if self._gathered > GATHERED:
             self._spill()
 
-    def write_buffers(self, buffers: tuple[memoryview, ...], packing: Packing | None) -> str:
+    def write_buffers(self, buffers: tuple[Buffer, ...], packing: Packing | None) -> str:
         """Append `buffers` to the body, aligned, and return the fragment of the record that locates them."""
         stream = self.size
         places: list[list[Any]] = []
         for index, data, is_frame in pieces(buffers, packing):
             if index == len(places):
                 self.write(bytes(-self.size % ALIGNMENT))
-                places.append([self.size, 0, buffers[index].nbytes, CODEC, []] if is_frame else [self.size, 0])
+                places.append(_place(self.size, buffers[index]) if is_frame else [self.size, 0])
             self._spill()
             self._append(data)
             self.size += len(data)
@@ -164,6 +164,10 @@ class BlobWriter:
             part = data[begin : begin + _AT_ONCE] if len(data) > _AT_ONCE else data
             self._hash.update(part)
             file.write(part)
+
+
+def _place(offset: int, buffer: Buffer) -> list[Any]:
+    return [offset, 0, buffer.data.nbytes, CODEC, [], buffer.width]
 
 
 class _Hash:
@@ -271,11 +275,11 @@ def _parts(footer: Footer, body: memoryview) -> Blob:
     return Blob(footer, body[: footer.record["stream"]], buffers)
 
 
-def _packed(body: memoryview, offset: int, _: int, size: int, codec: str, frames: list[int]) -> Packed:
+def _packed(body: memoryview, offset: int, _: int, size: int, codec: str, frames: list[int], width: int) -> Packed:
     if codec != CODEC:
         raise UnsupportedFormat(f"a buffer is compressed by {codec!r}, this version knows {CODEC!r}")
     ends = list(accumulate(frames, initial=offset))
-    return Packed(tuple(body[begin:end] for begin, end in pairwise(ends)), size)
+    return Packed(tuple(body[begin:end] for begin, end in pairwise(ends)), size, width)
 
 
 def _checked_older(data: memoryview) -> memoryview:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +19,7 @@ import zstandard
 
 from functionfuse.errors import InvalidPickle
 from functionfuse.storage._memory import anonymous
+from functionfuse.storage._planes import from_planes, in_planes
 
 #: Bytes of a buffer in each frame.
 FRAME = 1 << 20
@@ -26,9 +27,6 @@ FRAME = 1 << 20
 CODEC = "zstd"
 LEVELS = range(-100, 23)
 
-# zstandard's settings for small inputs find more in numbers than those for large ones, as fast: sorted times shrink to
-# 0.75 instead of 0.97 (level -1).
-_TUNED_FOR = 1 << 18
 _SAMPLES = 3
 _SMALLEST_SAMPLE, _LARGEST_SAMPLE = 1 << 12, 1 << 16
 _SAMPLED = 192  # one part in so many, three times
@@ -54,9 +52,23 @@ class Packing:
     worth: float = 0.98
 
 
-#: What shrinks by a fifth or more, at a speed that a disk does not exceed. Level -1 leaves noise as fast as it is read
-#: (3 GB/s, level 1 0.5 GB/s).
-AUTO = Packing(-1, 0.8)
+#: What shrinks by a fifth or more, faster than a disk writes it.
+AUTO = Packing(1, 0.8)
+
+
+class Buffer(NamedTuple):
+    """What is to be written.
+
+    Attributes
+    ----------
+    data : memoryview
+        All its bytes.
+    width : int
+        Bytes of each of the numbers that it holds.
+    """
+
+    data: memoryview
+    width: int
 
 
 class Piece(NamedTuple):
@@ -77,17 +89,18 @@ class Piece(NamedTuple):
     is_frame: bool
 
 
-def pieces(buffers: Sequence[memoryview], packing: Packing | None) -> Iterator[Piece]:
+def pieces(buffers: Sequence[Buffer], packing: Packing | None) -> Iterator[Piece]:
     """Yield what is to be written of `buffers`, in their order; frames are compressed some way ahead by threads."""
     if packing is None:
-        yield from (Piece(index, buffer, False) for index, buffer in enumerate(buffers))
+        yield from (Piece(index, buffer.data, False) for index, buffer in enumerate(buffers))
         return
     ahead: deque[Piece | tuple[int, Future[bytes]]] = deque()
     threads = thread_count()
     with ThreadPoolExecutor(threads, "functionfuse-zstd") as pool:
         try:
             for index, part, is_frame in _parts(buffers, packing):
-                ahead.append((index, pool.submit(_pack, part, packing)) if is_frame else Piece(index, part, False))
+                job = (index, pool.submit(_pack, part, buffers[index].width, packing.level)) if is_frame else None
+                ahead.append(job or Piece(index, part, False))
                 if len(ahead) > 2 * threads:
                     yield _finished(ahead.popleft())
             while ahead:
@@ -100,14 +113,14 @@ def _finished(piece: Piece | tuple[int, Future[bytes]]) -> Piece:
     return piece if isinstance(piece, Piece) else Piece(piece[0], piece[1].result(), True)
 
 
-def _parts(buffers: Sequence[memoryview], packing: Packing) -> Iterator[tuple[int, memoryview, bool]]:
+def _parts(buffers: Sequence[Buffer], packing: Packing) -> Iterator[tuple[int, memoryview, bool]]:
     judge = _Judge(packing)
     for index, buffer in enumerate(buffers):
-        if judge.shrinks(buffer):
-            for begin in range(0, buffer.nbytes, FRAME):
-                yield index, buffer[begin : begin + FRAME], True
-        else:
-            yield index, buffer, False
+        data, width = buffer
+        shrinks = judge.shrinks(buffer)
+        step = FRAME // width * width if shrinks else data.nbytes
+        for begin in range(0, data.nbytes, step):
+            yield index, data[begin : begin + step], shrinks
 
 
 class _Judge:
@@ -115,12 +128,12 @@ class _Judge:
 
     def __init__(self, packing: Packing) -> None:
         self._packing = packing
-        self._compressor = _compressor(packing)
+        self._compressor = zstandard.ZstdCompressor(packing.level)
         self._row = 0  # of small buffers that did not shrink
         self._skip = 0
 
-    def shrinks(self, buffer: memoryview) -> bool:
-        if buffer.nbytes >= _SMALL_BUFFER:
+    def shrinks(self, buffer: Buffer) -> bool:
+        if buffer.data.nbytes >= _SMALL_BUFFER:
             return self._sample_shrinks(buffer)
         if self._skip:
             self._skip -= 1
@@ -130,20 +143,18 @@ class _Judge:
         self._skip = min(self._row // _PATIENCE, _MOST_SKIPPED)
         return shrinks
 
-    def _sample_shrinks(self, buffer: memoryview) -> bool:
-        size = min(max(buffer.nbytes // _SAMPLED, _SMALLEST_SAMPLE), _LARGEST_SAMPLE)
-        begins = (step * (buffer.nbytes - size) // (_SAMPLES - 1) for step in range(_SAMPLES))
-        packed = sum(len(self._compressor.compress(buffer[begin : begin + size])) for begin in begins)
+    def _sample_shrinks(self, buffer: Buffer) -> bool:
+        data, width = buffer
+        size = min(max(data.nbytes // _SAMPLED, _SMALLEST_SAMPLE), _LARGEST_SAMPLE) // width * width
+        last = (data.nbytes - size) // (_SAMPLES - 1) // width * width
+        samples = (data[step * last : step * last + size] for step in range(_SAMPLES))
+        packed = sum(len(self._compressor.compress(in_planes(sample, width))) for sample in samples)
         return packed <= self._packing.worth * _SAMPLES * size
 
 
-def _compressor(packing: Packing) -> zstandard.ZstdCompressor:
-    parameters = zstandard.ZstdCompressionParameters.from_level(packing.level, source_size=_TUNED_FOR)
-    return zstandard.ZstdCompressor(compression_params=parameters)
-
-
-def _pack(part: memoryview, packing: Packing) -> bytes:
-    return _compressor(packing).compress(part)  # one serves one thread at a time, and is quickly made
+def _pack(part: memoryview, width: int, level: int) -> bytes:
+    # A compressor serves one thread at a time, and is quickly made.
+    return zstandard.ZstdCompressor(level).compress(in_planes(part, width))
 
 
 @dataclass(frozen=True)
@@ -156,10 +167,13 @@ class Packed:
         Its frames.
     size : int
         Bytes that they hold together.
+    width : int
+        Bytes of each of the numbers.
     """
 
     frames: tuple[memoryview, ...]
     size: int
+    width: int
 
 
 def unpacked(packed: Sequence[Packed], alignment: int) -> list[memoryview]:
@@ -176,15 +190,24 @@ def unpacked(packed: Sequence[Packed], alignment: int) -> list[memoryview]:
         end += each.size + -each.size % alignment
     memory = anonymous(end)
     found = [memory[begin : begin + each.size] for begin, each in zip(begins, packed, strict=True)]
-    _in_threads(job for each, target in zip(packed, found, strict=True) for job in _targets(each, target))
+    jobs = [job for each, target in zip(packed, found, strict=True) for job in _jobs(each, target)]
+    with ThreadPoolExecutor(min(thread_count(), len(jobs)), "functionfuse-zstd") as pool:
+        for _ in pool.map(_unpack, jobs):
+            pass
     return found
 
 
-def _targets(packed: Packed, target: memoryview) -> Iterator[tuple[memoryview, memoryview]]:
+class _Job(NamedTuple):
+    frame: memoryview
+    target: memoryview
+    width: int
+
+
+def _jobs(packed: Packed, target: memoryview) -> Iterator[_Job]:
     begin = 0
     for frame in packed.frames:
         end = begin + _content_size(frame)
-        yield frame, target[begin:end]
+        yield _Job(frame, target[begin:end], packed.width)
         begin = end
     if begin != packed.size:
         raise InvalidPickle(f"the frames of a buffer of {packed.size} bytes hold {begin}")
@@ -197,27 +220,12 @@ def _content_size(frame: memoryview) -> int:
         raise InvalidPickle(f"a compressed buffer is damaged: {error}") from error
 
 
-def _in_threads(jobs: Iterable[tuple[memoryview, memoryview]]) -> None:
-    frames = list(jobs)
-    threads = min(thread_count(), len(frames))
-    if threads == 1:
-        _unpack(*frames[0])
-        return
-    with ThreadPoolExecutor(threads, "functionfuse-zstd") as pool:
-        for _ in pool.map(_unpack, *zip(*frames, strict=True)):
-            pass
-
-
-def _unpack(frame: memoryview, target: memoryview) -> None:
-    begin = 0
+def _unpack(job: _Job) -> None:
     try:
-        with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
-            while begin < len(target) and (count := reader.readinto(target[begin:])):
-                begin += count
+        data = zstandard.ZstdDecompressor().decompress(job.frame)
     except zstandard.ZstdError as error:
         raise InvalidPickle(f"a compressed buffer is damaged: {error}") from error
-    if begin != len(target):
-        raise InvalidPickle(f"a compressed buffer is damaged: a frame ends after {begin} of {len(target)} bytes")
+    from_planes(data, job.width, job.target)
 
 
 def thread_count() -> int:
