@@ -40,6 +40,11 @@ class Catalog:
         Where the index lies: in the storage, for all to share, or in the user's cache directory. Where the storage
         cannot be written, or its file system has no locks, it is the latter in any case, and a warning is logged.
 
+    Raises
+    ------
+    ValueError
+        If `index` is none of the two.
+
     Notes
     -----
     Every question first folds in what was saved since the last one, from

@@ -82,6 +82,11 @@ class Writer:
 def segments(file: IO[bytes]) -> list[Whole]:
     """Return which segments a compacted file holds.
 
+    Returns
+    -------
+    list of Whole
+        As its metadata names them.
+
     Raises
     ------
     NewerFormat

@@ -14,7 +14,7 @@ from catalog import ids
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
 from catalog.journal import JOURNAL_FOLDER, RETIRED_FOLDER, SEGMENT_SUFFIX
 from catalog.names import CATALOG_FOLDER, candidates, decode, from_text, to_text
-from catalog.record import footer_from, size_of, utc_text
+from catalog.record import footer_from, logical_size_of, size_of, utc_text
 
 #: What a compacted part of the journal ends in.
 COMPACTED_SUFFIX = ".parquet"
@@ -251,7 +251,9 @@ def found_in(handle: int, folder: str, file: str) -> Found:
     except DamagedFooter as error:
         raise Unreadable from error
     record = footer.record
-    line = {"event": "save", "format": footer.format, "size": size_of(size, record), **record}
+    whole = size_of(size, record)
+    sizes = {"size": whole, "logical_size": logical_size_of(whole, record)}
+    line = {"event": "save", "format": footer.format, **sizes, **record}
     workflow, task = decode(folder), decode(file)
     if workflow not in (None, from_text(record["workflow"])) or task not in (None, from_text(record["task"])):
         return _moved(line, folder, file)

@@ -41,6 +41,9 @@ from catalog.errors import DamagedFooter, LongerFooter, NewerFormat, NotABlob
 from catalog.names import to_text
 
 FORMAT = 1
+#: The format of a blob with compressed buffers, which readers of the first cannot tell from others.
+PACKED_FORMAT = 2
+_LATEST = PACKED_FORMAT
 MAGIC = b"\x89FFb\r\n\x1a\n"
 PLAIN = 1
 
@@ -88,7 +91,7 @@ class Footer:
         return dict(json.loads(self.text))
 
 
-def close_blob(record: str, body_checksum: bytes, plain: bool) -> bytes:
+def close_blob(record: str, body_checksum: bytes, plain: bool, version: int = FORMAT) -> bytes:
     """Return the footer and trailer that make a body a blob.
 
     Parameters
@@ -99,6 +102,8 @@ def close_blob(record: str, body_checksum: bytes, plain: bool) -> bytes:
         XXH3-128 of the body, 16 bytes.
     plain : bool
         Whether the body is a pickle stream and nothing else.
+    version : int
+        `FORMAT` or `PACKED_FORMAT`.
 
     Returns
     -------
@@ -106,7 +111,7 @@ def close_blob(record: str, body_checksum: bytes, plain: bool) -> bytes:
         What stands behind the body.
     """
     footer = record.encode("ascii")
-    sealed = footer + _SEALED.pack(body_checksum, len(footer), FORMAT, PLAIN if plain else 0)
+    sealed = footer + _SEALED.pack(body_checksum, len(footer), version, PLAIN if plain else 0)
     return sealed + _SEAL.pack(xxhash.xxh3_64_intdigest(sealed), MAGIC)
 
 
@@ -147,8 +152,8 @@ def read_footer(tail: bytes | memoryview, size: int) -> Footer:
     sealed = bytes(tail[-span:-_SEAL_SIZE])
     if xxhash.xxh3_64_intdigest(sealed) != seal:
         raise DamagedFooter("the footer's checksum is wrong")
-    if version > FORMAT:  # not damage, which might claim any version
-        raise NewerFormat(f"the blob has format {version}, this version reads up to {FORMAT}: install a newer one")
+    if version > _LATEST:  # not damage, which might claim any version
+        raise NewerFormat(f"the blob has format {version}, this version reads up to {_LATEST}: install a newer one")
     return Footer(sealed[:footer_size], size - span, checksum, bool(flags & PLAIN), version)
 
 
@@ -254,6 +259,11 @@ def _python() -> str:
 def size_of(file_size: int, record: Mapping[str, Any]) -> int:
     """Return the bytes that a result takes: its blob and the side files that it declares."""
     return file_size + sum(int(side["size"]) for side in record.get("side_files") or ())
+
+
+def logical_size_of(size: int, record: Mapping[str, Any]) -> int:
+    """Return the bytes that a result of `size` bytes would take if its buffers were not compressed."""
+    return size + sum(int(place[2]) - int(place[1]) for place in record.get("buffers") or () if len(place) > 2)
 
 
 def footer_from(read_tail: Callable[[int], bytes], size: int) -> Footer:

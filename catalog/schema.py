@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,13 @@ _NAMES = (
 _RESULT = (
     Column("serializers", "VARCHAR[]", "how it was written: pickle or cloudpickle, then registered serializers"),
     Column("size", "BIGINT", "bytes, side files included"),
+    Column("logical_size", "BIGINT", "bytes that it would take without compression"),
     Column("saved_at", "TIMESTAMP", "when it was saved, UTC"),
     Column("blob_id", "UUID", "id of the blob, a UUIDv7"),
     Column("checksum", "VARCHAR", "checksum of the blob's body, with the name of the algorithm"),
     Column("format", "INTEGER", "version of the blob's format; 0 is IBM Function Fuse's"),
     Column("type", "VARCHAR", "type of the result"),
-    Column("summary", "JSON", "shape, dtype, length, columns, minimum, maximum and mean, where cheap"),
+    Column("summary", "JSON", "shape, dtype, length, columns, bytes, minimum, maximum, mean and nulls, where cheap"),
     Column("value", "JSON", "the result itself where it is a small scalar or JSON-like"),
     Column("run_id", "UUID", "id of the run that made it"),
     Column("function", "VARCHAR", "function that made it"),
@@ -136,6 +137,7 @@ _TRANSFORM = json.dumps(
 _EXPRESSIONS = {
     "event_id": "coalesce(row.event_id, row.blob_id) AS event_id",
     "time": 'coalesce(row."time", row.saved_at) AS "time"',
+    "logical_size": "coalesce(row.logical_size, row.size) AS logical_size",
     "segment": "segment",
     "position": "position",
 }
@@ -154,6 +156,11 @@ def select_batch(more: str = "") -> str:
     ----------
     more : str
         Further expressions, over ``line`` too, with a comma in front.
+
+    Returns
+    -------
+    str
+        A SELECT.
     """
     return f"""
     SELECT {_BATCH_FIELDS}{more}

@@ -57,6 +57,8 @@ class Task:
         How it was written: pickle or cloudpickle, then registered serializers.
     size : int
         Bytes, side files included.
+    logical_size : int
+        Bytes that it would take without compression.
     saved_at : datetime
         UTC.
     blob_id : str
@@ -93,6 +95,7 @@ class Task:
     task: str
     serializers: tuple[str, ...]
     size: int
+    logical_size: int
     saved_at: datetime
     blob_id: str
     checksum: str | None
@@ -175,7 +178,7 @@ def _event_row(event: Happened) -> str:
 
 
 def _shown(name: str, value: Any) -> str:
-    if name == "size":
+    if name in ("size", "logical_size"):
         return f"{value:,} bytes" if value < 1024 else f"{_readable(value)} ({value:,} bytes)"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S} UTC"

@@ -121,7 +121,21 @@ class StoredBlob:
     @property
     def buffers(self) -> list[bytes]:
         """The buffers that the stream refers to."""
-        return [self.body[offset : offset + size] for offset, size in self.record.get("buffers", ())]
+        return [_unpacked(self.body[place[0] : place[0] + place[1]], place) for place in self.record.get("buffers", ())]
+
+
+def _unpacked(stored: bytes, place: list[Any]) -> bytes:
+    if len(place) == 2:
+        return stored
+    import zstandard
+
+    whole, begin, (frames, width) = b"", 0, place[4:]
+    for size in frames:
+        data = zstandard.ZstdDecompressor().decompress(stored[begin : begin + size])
+        begin += size
+        count = len(data) // width
+        whole += b"".join(bytes(data[at::count]) for at in range(count))
+    return whole
 
 
 def read_blob(data: bytes) -> StoredBlob:
@@ -309,7 +323,7 @@ class StorageContract:
         storage.save("w", "t", [Buffer(b"\1" * 100_000), Buffer(b"\2" * 70_001)])
         blob = self.only_blob(storage)
         assert blob.buffers == [b"\1" * 100_000, b"\2" * 70_001]
-        assert [offset % 64 for offset, _ in blob.record["buffers"]] == [0, 0]
+        assert [offset % 64 for offset, *_ in blob.record["buffers"]] == [0, 0]
         assert pickle.loads(blob.stream, buffers=blob.buffers) == storage.read_task("w", "t")
         assert len(blob.body) < 171_000
 

@@ -14,6 +14,8 @@ import pytest
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import NoteSerializer
 from tests.fixtures.make_format_1 import EVENTS, FIELD, FOLDER, INDEX, RESULTS
+from tests.fixtures.make_format_2 import FOLDER as FORMAT_2
+from tests.fixtures.make_format_2 import RESULT
 from tests.oracle import listed, lying
 
 JOURNAL = FOLDER.with_name("format-1-journal.zip")  # its segments, compacted
@@ -128,6 +130,26 @@ def test_blobs_alone(storage: FileStorage, root: Path) -> None:
     shutil.rmtree(root / ".catalog")
     assert listed(storage) == lying(root)
     assert len(lying(root)) == len(NAMES)
+
+
+def test_compressed_buffers(tmp_path: Path) -> None:
+    """What was compressed in format 2 is read, and listed with both its sizes."""
+    root = Path(shutil.copytree(FORMAT_2, tmp_path / "storage"))
+    storage = FileStorage(root)
+    found = storage.read_task("values", "packed")
+    assert found.keys() == RESULT.keys()
+    for name, part in RESULT.items():
+        numpy.testing.assert_array_equal(found[name], part)
+    places = storage.footer("values", "packed").record["buffers"]
+    assert [len(place) for place in places] == [6, 2, 6]
+    rows = storage.catalog.sql("SELECT task, format, size, logical_size FROM tasks ORDER BY task").fetchall()
+    sizes = {name: (root / "values" / name).stat().st_size for name in ("packed", "plain")}
+    saved = sum(place[2] - place[1] for place in places if len(place) > 2)
+    assert rows == [
+        ("packed", 2, sizes["packed"], sizes["packed"] + saved),
+        ("plain", 1, sizes["plain"], sizes["plain"]),
+    ]
+    assert listed(storage) == lying(root)
 
 
 def test_side_files_go_too(storage: FileStorage, root: Path) -> None:

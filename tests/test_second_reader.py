@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pickle
+import random
 import shutil
 import subprocess
 import sys
@@ -139,12 +140,13 @@ def test_results_of_all_kinds(storage: FileStorage, root: Path, tmp_path: Path) 
     }
     for name, value in results.items():
         storage.save("kinds", name, value)
-    storage.save("kinds", "framed", [Framed(b"a" * 100_000), "between", Framed(b"b" * 65_536)])
-    field = numpy.arange(20_000.0)
+    frames = [random.Random(size).randbytes(size) for size in (100_000, 65_536)]  # which are not compressed
+    storage.save("kinds", "framed", [Framed(frames[0]), "between", Framed(frames[1])])
+    field = numpy.random.default_rng(0).random(20_000)
     storage.save("kinds", "array", {"field": field, "small": numpy.arange(3)})
     answers = ask(root, tmp_path)
     expected = {name: ascii(value) for name, value in results.items()}
-    expected["framed"] = ascii([b"a" * 100_000, "between", b"b" * 65_536])
+    expected["framed"] = ascii([frames[0], "between", frames[1]])
     expected["array"] = [hashlib.sha256(field.tobytes()).hexdigest()]
     assert values(answers) == {("kinds", name): value for name, value in expected.items()}
     columns = ("blob_id::VARCHAR", "checksum", "type", '"user"', "pid", "strftime(saved_at, '%Y-%m-%dT%H:%M:%S.%fZ')")
@@ -284,7 +286,7 @@ def test_a_newer_format_is_refused(storage: FileStorage, root: Path, tmp_path: P
     path = root / "kept" / "task"
     data = bytearray(path.read_bytes())
     assert int.from_bytes(data[-20:-18], "little") == 1
-    data[-20] = 2
+    data[-20] = 3
     path.write_bytes(data)
     with pytest.raises(AssertionError, match=r"RuntimeError: .*newer version"):
         ask(root, tmp_path)
@@ -292,9 +294,9 @@ def test_a_newer_format_is_refused(storage: FileStorage, root: Path, tmp_path: P
 
 @pytest.fixture(scope="module")
 def encoding() -> dict[str, Any]:
-    """Return the page's functions for names."""
+    """Return the page's functions for names and blobs."""
     namespace: dict[str, Any] = {}
-    exec(compile(NAMES, "formats.md", "exec"), namespace)
+    exec(compile(NAMES + BLOB, "formats.md", "exec"), namespace)
     return namespace
 
 
@@ -314,3 +316,19 @@ def test_names(encoding: dict[str, Any], name: str, repeated: int) -> None:
     except UnicodeEncodeError:
         return
     assert encoding["decode"](name) == names.decode(name)
+
+
+def test_compressed_buffers(encoding: dict[str, Any], storage: FileStorage, root: Path, tmp_path: Path) -> None:
+    """Compressed buffers come back whole, and one who has no zstandard still reads all that the footer says."""
+    arrays = [numpy.arange(300_000), numpy.random.default_rng(0).random(20_000), numpy.zeros(100_000, "u1")]
+    storage.save("kinds", "packed", arrays)
+    record, found = encoding["read_blob"](root / "kinds" / "packed")
+    for one, other in zip(found, arrays, strict=True):
+        numpy.testing.assert_array_equal(one, other)
+    assert [len(place) for place in record["buffers"]] == [6, 2, 6]
+    ((*_, told_record, _),) = ask(root, tmp_path)["results"]
+    assert told_record == record
+    sizes = storage.catalog.sql("SELECT format, size, logical_size FROM tasks").fetchall()
+    size = (root / "kinds" / "packed").stat().st_size
+    saved = sum(place[2] - place[1] for place in record["buffers"] if len(place) == 6)
+    assert sizes == [(2, size, size + saved)]

@@ -8,6 +8,9 @@ pickle followed by the SHA-1 of it, is read here too.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import xxhash
@@ -15,6 +18,7 @@ import xxhash
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
 from catalog.record import Footer, footer_from, fragment, read_footer
 from functionfuse.errors import InvalidPickle, UnsupportedFormat
+from functionfuse.storage._compression import CODEC, Buffer, Packed, Packing, pieces, unpacked
 from functionfuse.storage._places import LocalPlace, SideFolder, Source, Temporary
 
 #: Streams are gathered in memory up to this size, and written with their footer at once.
@@ -22,6 +26,8 @@ GATHERED = 1 << 20
 #: Buffers begin at multiples of this, in bytes: a cache line, and enough for every vector unit.
 ALIGNMENT = 64
 _SHA1_SIZE = 20
+_AT_ONCE = 1 << 22  # bytes that are written and hashed at once
+_MOST_BEHIND = 8  # times that many bytes, by which the hash may be behind
 
 
 class BlobWriter:
@@ -40,15 +46,18 @@ class BlobWriter:
     ----------
     size : int
         Bytes written so far.
+    saved_by_packing : int or None
+        Bytes by which the buffers were greater before they were compressed; None where none is.
     """
 
-    __slots__ = ("_chunks", "_file", "_folder", "_gathered", "_hash", "_name", "_place", "size")
+    __slots__ = ("_chunks", "_file", "_folder", "_gathered", "_hash", "_name", "_place", "saved_by_packing", "size")
 
     def __init__(self, place: LocalPlace, folder: str, name: str) -> None:
         self._place = place
         self._folder = folder
         self._file: Temporary | None = None
         self._name = name
+        self._hash: _Hash | None = None
         self._begin()
 
     @property
@@ -59,8 +68,8 @@ class BlobWriter:
     def _begin(self) -> None:
         self._chunks: list[bytes] = []
         self._gathered = 0
-        self._hash: Any = None
         self.size = 0
+        self.saved_by_packing: int | None = None
 
     def restart(self) -> None:
         """Discard all that was written, and begin anew."""
@@ -68,23 +77,34 @@ class BlobWriter:
         self._begin()
 
     def write(self, data: bytes) -> None:
-        """Append to the body."""
+        """Append to the body; what is large is not copied."""
+        size = len(data)
+        self.size += size
+        if size > GATHERED:
+            self._spill()
+            self._append(memoryview(data))
+            return
         self._chunks.append(data)
-        self.size += len(data)
-        self._gathered += len(data)
+        self._gathered += size
         if self._gathered > GATHERED:
             self._spill()
 
-    def write_buffers(self, buffers: tuple[memoryview, ...]) -> str:
+    def write_buffers(self, buffers: tuple[Buffer, ...], packing: Packing | None) -> str:
         """Append `buffers` to the body, aligned, and return the fragment of the record that locates them."""
-        places = []
         stream = self.size
-        for buffer in buffers:
-            self.write(bytes(-self.size % ALIGNMENT))
-            places.append((self.size, buffer.nbytes))
+        places: list[list[Any]] = []
+        for index, data, is_frame in pieces(buffers, packing):
+            if index == len(places):
+                self.write(bytes(-self.size % ALIGNMENT))
+                places.append(_place(self.size, buffers[index]) if is_frame else [self.size, 0])
             self._spill()
-            self._append(buffer)
-            self.size += buffer.nbytes
+            self._append(data)
+            self.size += len(data)
+            places[-1][1] += len(data)
+            if is_frame:
+                places[-1][4].append(len(data))
+        if saved := [place[2] - place[1] for place in places if len(place) > 2]:
+            self.saved_by_packing = sum(saved)
         return fragment(stream=stream, buffers=places)
 
     def checksum(self) -> bytes:
@@ -93,13 +113,16 @@ class BlobWriter:
             self._chunks = [b"".join(self._chunks)]
             return xxhash.xxh3_128_digest(self._chunks[0])
         self._spill()
-        return bytes(self._hash.digest())
+        return self._hash.digest()
 
-    def finish(self, footer: bytes) -> int:
-        """Write what is left and the footer, close the file, and return its size in bytes."""
+    def finish(self, footer: bytes, sync: bool) -> int:
+        """Write what is left and the footer, close the file, and return its size in bytes; `sync` as of `Options`."""
         file = self._opened()
         self._chunks.append(footer)
         file.write(b"".join(self._chunks))
+        if sync:
+            file.sync()
+            self.side.sync()
         file.close()
         return self.size + len(footer)
 
@@ -113,6 +136,9 @@ class BlobWriter:
 
         An interrupt may strike between the rename and its return; then the hidden file is gone, and all else stays.
         """
+        digest, self._hash = self._hash, None
+        if digest is not None:
+            digest.abandon()
         file, self._file = self._file, None
         if file is None or file.discard():
             self.side.discard()
@@ -124,16 +150,70 @@ class BlobWriter:
         return self._file
 
     def _spill(self) -> None:
-        data = b"".join(self._chunks)
-        self._chunks = []
-        self._gathered = 0
-        self._append(data)
+        if self._chunks:
+            data = b"".join(self._chunks)
+            self._chunks = []
+            self._gathered = 0
+            self._append(data)
 
     def _append(self, data: bytes | memoryview) -> None:
         if self._hash is None:
-            self._hash = xxhash.xxh3_128()
-        self._hash.update(data)
-        self._opened().write(data)
+            self._hash = _Hash()
+        file = self._opened()
+        for begin in range(0, len(data), _AT_ONCE):
+            part = data[begin : begin + _AT_ONCE] if len(data) > _AT_ONCE else data
+            self._hash.update(part)
+            file.write(part)
+
+
+def _place(offset: int, buffer: Buffer) -> list[Any]:
+    return [offset, 0, buffer.data.nbytes, CODEC, [], buffer.width]
+
+
+class _Hash:
+    """The XXH3-128 of what it is told of; a thread hashes while the caller writes.
+
+    Nothing is copied: it must not be changed before the digest is asked for.
+    """
+
+    __slots__ = ("_batch", "_batched", "_hash", "_pending", "_thread")
+
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_128()
+        self._thread: ThreadPoolExecutor | None = None
+        self._pending: deque[Future[None]] = deque()
+        self._batch: list[bytes | memoryview] = []
+        self._batched = 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        self._batch.append(data)
+        self._batched += len(data)
+        if self._batched >= _AT_ONCE:
+            self._hand_over()
+
+    def digest(self) -> bytes:
+        while self._pending:
+            self._pending.popleft().result()
+        self._take(self._batch)
+        self.abandon()
+        return self._hash.digest()
+
+    def abandon(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+            self._thread = None
+
+    def _hand_over(self) -> None:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "functionfuse-hash")
+        self._pending.append(self._thread.submit(self._take, self._batch))
+        self._batch, self._batched = [], 0
+        if len(self._pending) > _MOST_BEHIND:  # what it has not hashed stays in memory
+            self._pending.popleft().result()
+
+    def _take(self, batch: list[bytes | memoryview]) -> None:
+        for data in batch:
+            self._hash.update(data)
 
 
 class Blob(NamedTuple):
@@ -154,13 +234,15 @@ class Blob(NamedTuple):
     buffers: list[memoryview]
 
 
-def read_blob(data: memoryview) -> Blob:
-    """Check all of a blob, and tell its parts.
+def read_blob(data: memoryview, verify: bool = True) -> Blob:
+    """Check a blob, and tell its parts.
 
     Parameters
     ----------
     data : memoryview
-        The whole file; the parts lie in this memory.
+        The whole file; the parts that are not compressed lie in this memory.
+    verify : bool
+        Whether to check the body. The footer, and all of a file of the older format, are checked in any case.
 
     Raises
     ------
@@ -178,7 +260,7 @@ def read_blob(data: memoryview) -> Blob:
     except NewerFormat as error:
         raise UnsupportedFormat(str(error)) from error
     body = data[: footer.body_size]
-    if xxhash.xxh3_128_digest(body) != footer.body_checksum:
+    if verify and xxhash.xxh3_128_digest(body) != footer.body_checksum:
         raise InvalidPickle("the checksum of the body is wrong")
     return _parts(footer, body)
 
@@ -186,8 +268,18 @@ def read_blob(data: memoryview) -> Blob:
 def _parts(footer: Footer, body: memoryview) -> Blob:
     if footer.plain or "stream" not in footer.record:
         return Blob(footer, body, [])
-    buffers = [body[offset : offset + size] for offset, size in footer.record["buffers"]]
+    places = footer.record["buffers"]
+    packed = [_packed(body, *place) for place in places if len(place) > 2]
+    whole = iter(unpacked(packed, ALIGNMENT)) if packed else iter(())
+    buffers = [next(whole) if len(place) > 2 else body[place[0] : place[0] + place[1]] for place in places]
     return Blob(footer, body[: footer.record["stream"]], buffers)
+
+
+def _packed(body: memoryview, offset: int, _: int, size: int, codec: str, frames: list[int], width: int) -> Packed:
+    if codec != CODEC:
+        raise UnsupportedFormat(f"a buffer is compressed by {codec!r}, this version knows {CODEC!r}")
+    ends = list(accumulate(frames, initial=offset))
+    return Packed(tuple(body[begin:end] for begin, end in pairwise(ends)), size, width)
 
 
 def _checked_older(data: memoryview) -> memoryview:

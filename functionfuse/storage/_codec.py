@@ -18,6 +18,9 @@ from typing import Any, Protocol
 
 from functionfuse.errors import SerializerNotRegistered, SideFileMissing, UnpicklableResult
 from functionfuse.serializers.base import Serializer
+from functionfuse.storage._arrays import dispatch_table
+from functionfuse.storage._compression import Buffer
+from functionfuse.storage._planes import plane_width
 
 PROTOCOL = 5
 #: Buffers of at least this many bytes leave the stream; smaller ones are cheaper to copy than to map.
@@ -74,13 +77,13 @@ class Dumped:
 
     Attributes
     ----------
-    buffers : tuple of memoryview
-        The contiguous bytes that left the stream, in the order in which it needs them.
+    buffers : tuple of Buffer
+        What left the stream, in the order in which it needs it.
     serializers : tuple of str
         "pickle" or "cloudpickle", then the names of the registered serializers that took part.
     """
 
-    buffers: tuple[memoryview, ...]
+    buffers: tuple[Buffer, ...]
     serializers: tuple[str, ...]
 
 
@@ -130,22 +133,29 @@ def _dump(
     registry: Registry,
     protocols: Callable[[], Mapping[str, Any]],
 ) -> Dumped:
-    buffers: list[memoryview] = []
+    buffers: list[Buffer] = []
 
     def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
         if view.nbytes < OUT_OF_BAND:
             return True
-        buffers.append(view)
+        buffers.append(Buffer(view, plane_width(memoryview(buffer).itemsize)))
         return False
 
     if not registry.by_type:
-        base(sink, PROTOCOL, buffer_callback=keep_in_band).dump(obj)
+        _with_arrays(base(sink, PROTOCOL, buffer_callback=keep_in_band)).dump(obj)
         return Dumped(tuple(buffers), (name,)) if buffers or name != "pickle" else _STREAM_ONLY
     pickler = _with_serializers(base)(sink, PROTOCOL, buffer_callback=keep_in_band)
     pickler.take(registry, protocols())
-    pickler.dump(obj)
+    _with_arrays(pickler).dump(obj)
     return Dumped(tuple(buffers), (name, *sorted(pickler.used)))
+
+
+def _with_arrays(pickler: Any) -> Any:
+    table = dispatch_table(getattr(pickler, "dispatch_table", None))
+    if table is not None:
+        pickler.dispatch_table = table
+    return pickler
 
 
 @cache

@@ -19,6 +19,7 @@ from catalog.record import fragment
 #: Neither summary nor value is longer than this, in characters of JSON.
 LONGEST = 4096
 _MOST_ITEMS = 500
+_MOST_CELLS = 10_000  # of a pandas table, in which looking for nulls costs a millisecond at most
 _MOST_STATISTICS = 100_000  # array elements over which min, max and mean cost well under a millisecond
 
 _log = logging.getLogger("functionfuse.storage")
@@ -159,20 +160,51 @@ def _summary(obj: Any, cls: type) -> dict[str, Any] | None:
 
 
 def _array(array: Any) -> dict[str, Any]:
-    found = {"shape": list(array.shape), "dtype": str(array.dtype), "bytes": int(array.nbytes)}
-    if array.dtype.kind in "iuf" and 0 < array.size <= _MOST_STATISTICS:
-        import numpy as np
-
-        with np.errstate(all="ignore"):  # the mean of infinities is a summary, not a mistake to warn of
-            for name in ("min", "max", "mean"):
-                number = getattr(array, name)().item()
-                found[name] = number if math.isfinite(number) else _not_finite(number)
+    found: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype), "bytes": int(array.nbytes)}
+    if array.dtype.kind in "iufmM" and 0 < array.size <= _MOST_STATISTICS:
+        found |= _statistics(array)
     return found
+
+
+def _statistics(array: Any) -> dict[str, Any]:
+    """Return minimum, maximum, mean (not of times) and, where there are any, the number of NaN and NaT, left out."""
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    if array.dtype.kind in "fmM":
+        is_null = np.isnat(array) if array.dtype.kind in "mM" else np.isnan(array)
+        if nulls := int(is_null.sum()):
+            found["nulls"] = nulls
+            array = array[~is_null]
+    if array.size:
+        with np.errstate(all="ignore"):  # the mean of infinities is a summary, not a mistake to warn of
+            for name in ("min", "max") if array.dtype.kind in "mM" else ("min", "max", "mean"):
+                found[name] = _number(getattr(array, name)())
+    return found
+
+
+def _number(scalar: Any) -> Any:
+    if scalar.dtype.kind in "mM":
+        return str(scalar)
+    number = scalar.item()
+    return number if math.isfinite(number) else _not_finite(number)
 
 
 def _frame(frame: Any) -> dict[str, Any]:
     columns = {to_text(str(name)): str(dtype) for name, dtype in zip(frame.columns, frame.dtypes, strict=True)}
-    return {"shape": list(frame.shape), "columns": columns}
+    found: dict[str, Any] = {"shape": list(frame.shape), "columns": columns}
+    if hasattr(frame, "estimated_size"):  # Polars
+        nulls = {name: frame[name].null_count() for name in frame.columns}
+        return {**found, "bytes": int(frame.estimated_size()), **_nulls(nulls)}
+    found["bytes"] = int(frame.memory_usage(deep=False).sum())  # what objects hold is not counted
+    if frame.size <= _MOST_CELLS and frame.columns.is_unique:
+        found |= _nulls(dict(frame.isna().sum()))
+    return found
+
+
+def _nulls(counts: dict[Any, Any]) -> dict[str, Any]:
+    nulls = {to_text(str(name)): int(count) for name, count in counts.items() if count}
+    return {"nulls": nulls} if nulls else {}
 
 
 def _series(series: Any) -> dict[str, Any]:
@@ -181,7 +213,8 @@ def _series(series: Any) -> dict[str, Any]:
 
 def _table(table: Any) -> dict[str, Any]:
     columns = {to_text(field.name): str(field.type) for field in table.schema}
-    return {"shape": [table.num_rows, table.num_columns], "columns": columns, "bytes": int(table.nbytes)}
+    found = {"shape": [table.num_rows, table.num_columns], "columns": columns, "bytes": int(table.nbytes)}
+    return {**found, **_nulls({field.name: table.column(at).null_count for at, field in enumerate(table.schema)})}
 
 
 def _dask_array(array: Any) -> dict[str, Any]:

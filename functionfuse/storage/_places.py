@@ -8,7 +8,6 @@ serializers wrote is a folder of its own below ``bigdata``.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import shutil
 import time
@@ -22,6 +21,8 @@ from catalog.journal import journal_of
 from catalog.names import CATALOG_FOLDER, SIDE_FOLDER
 from functionfuse.errors import SideFileMissing, StorageUnusable, UnsupportedFormat
 from functionfuse.serializers.base import FILE_PROTOCOL
+from functionfuse.storage._memory import mapped, read_all
+from functionfuse.storage._sync import sync_path, sync_tree
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -93,6 +94,11 @@ class LocalPlace:
                 self.make_room(folder)
         return temporary.publish(f"{self.root}/{folder}/{file}")
 
+    def sync(self, folder: str) -> None:
+        """Have the file system put the names of what was published in `folder` on the medium."""
+        for path in (f"{self.root}/{folder}", self.root, os.path.dirname(self.root)):
+            sync_path(path)
+
     def path(self, folder: str, file: str) -> str:
         """Return the path of a result's file."""
         return f"{self.root}/{folder}/{file}"
@@ -114,17 +120,18 @@ class LocalPlace:
             os.close(handle)
             raise
 
-    def load(self, folder: str, file: str) -> memoryview:
+    def load(self, folder: str, file: str, is_mapped: bool = True) -> memoryview:
         """Return all bytes of a file; `FileNotFoundError` if there is none.
 
         A small file is read. A larger one is mapped, and copied page by page
-        where it is written to; it stays valid when it is removed.
+        where it is written to; it stays valid when it is removed. Unless it
+        is to be mapped, it is read too.
         """
         handle = os.open(f"{self.root}/{folder}/{file}", _READ)
         try:
             data = os.read(handle, _SMALL + 1)
             if len(data) > _SMALL:
-                return memoryview(mmap.mmap(handle, 0, access=mmap.ACCESS_COPY))
+                return mapped(handle) if is_mapped else read_all(handle, os.fstat(handle).st_size)
             return memoryview(data)
         finally:
             os.close(handle)
@@ -190,6 +197,10 @@ class Temporary:
             while rest:
                 rest = rest[os.write(self._handle, rest) :]
 
+    def sync(self) -> None:
+        """Return when all that was written is on the medium."""
+        os.fsync(self._handle)
+
     def close(self) -> None:
         """Close the file; errors that the file system kept back are raised here."""
         handle, self._handle = self._handle, -1
@@ -211,6 +222,7 @@ class Temporary:
         beside = os.path.join(os.path.dirname(path), f".{os.path.basename(self._path)}")
         try:
             shutil.copyfile(self._path, beside)
+            sync_path(beside)  # as the original may have been
         except BaseException:
             _unlink_present(beside)
             raise
@@ -333,6 +345,10 @@ class SideFolder:
                 path = os.path.join(folder, name)
                 found.append((os.path.relpath(path, self.path), os.path.getsize(path)))
         return sorted(found)
+
+    def sync(self) -> None:
+        """Have the file system put all that is in the folder on the medium."""
+        sync_tree(self.path)
 
     def discard(self) -> None:
         """Delete the folder and all that is in it."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from catalog.record import Footer
 from functionfuse.errors import SideFileMissing, TaskNotFound
 from functionfuse.storage import _blob, _codec
+from functionfuse.storage._options import Options
 from functionfuse.storage._places import LocalPlace
 
 _log = logging.getLogger("functionfuse.storage")
@@ -28,10 +29,10 @@ class Restored(NamedTuple):
     footer: Footer | None
 
 
-def restore(place: LocalPlace, registry: _codec.Registry, folder: str, file: str) -> Restored:
+def restore(place: LocalPlace, registry: _codec.Registry, options: Options, folder: str, file: str) -> Restored:
     """Return the result in a file; once more where it was overwritten while it was read."""
     while True:
-        blob = _blob.read_blob(_loaded(place, folder, file))
+        blob = _blob.read_blob(_loaded(place, folder, file, options.mmap), options.verify)
         try:
             return Restored(_load(place, registry, blob, folder), blob.footer)
         except SideFileMissing as error:
@@ -49,9 +50,9 @@ def footer_at(place: LocalPlace, folder: str, file: str) -> Footer | None:
         raise TaskNotFound(f"nothing is stored there ({place.path(folder, file)})") from error
 
 
-def _loaded(place: LocalPlace, folder: str, file: str) -> memoryview:
+def _loaded(place: LocalPlace, folder: str, file: str, is_mapped: bool) -> memoryview:
     try:
-        return place.load(folder, file)
+        return place.load(folder, file, is_mapped)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise TaskNotFound(f"nothing is stored there ({place.path(folder, file)})") from error
 

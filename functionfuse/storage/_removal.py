@@ -21,6 +21,7 @@ class Present:
 
     record: Mapping[str, Any]
     size: int
+    logical_size: int
     pids: list[tuple[str, Any]]
     side: SideFolder
     older_format: bool
@@ -44,7 +45,8 @@ def present(place: LocalPlace, folder: str, file: str) -> Present | None:
         known = footer.record if footer else {}
         pids = _pids(place, folder, file) if footer is None or len(known["serializers"]) > 1 else []
     side = place.side_folder(folder, known.get("blob_id", ""))
-    return Present(known, record.size_of(source.size, known), pids, side, footer is None)
+    size = record.size_of(source.size, known)
+    return Present(known, size, record.logical_size_of(size, known), pids, side, footer is None)
 
 
 def _pids(place: LocalPlace, folder: str, file: str) -> list[tuple[str, Any]]:
@@ -74,6 +76,8 @@ def remove(
         size=found.size,
         checksum=found.record.get("checksum"),
     )
+    if found.logical_size != found.size:
+        fields += f',"logical_size":{found.logical_size}'
     if why:
         fields += f",{record.fragment(details=_lines.details(why))}"
     line = _lines.event("remove", f"{names_fields},{fields}", after=found.blob_id)

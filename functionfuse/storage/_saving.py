@@ -8,13 +8,20 @@ from catalog import ids, names, record
 from functionfuse.storage import _codec, _lines, _removal
 from functionfuse.storage._blob import BlobWriter
 from functionfuse.storage._describe import describe
+from functionfuse.storage._options import Options
 from functionfuse.storage._places import LocalPlace
 
 _SERIALIZERS = record.fragment(serializers=["pickle"])
 
 
 def keep(
-    place: LocalPlace, registry: _codec.Registry, at: tuple[str, str], names_fields: str, obj: Any, origin: str
+    place: LocalPlace,
+    registry: _codec.Registry,
+    options: Options,
+    at: tuple[str, str],
+    names_fields: str,
+    obj: Any,
+    origin: str,
 ) -> str:
     """Store an object in a folder and file, over what is there, and return the id of the blob."""
     folder, file = at
@@ -27,20 +34,22 @@ def keep(
         fields.append(origin)
     writer = BlobWriter(place, folder, blob_id)
     try:
-        line = _write(writer, registry, obj, fields)
+        line = _write(writer, registry, options, obj, fields)
         place.journal.append(line, lambda: writer.publish(file))
     except BaseException:
         writer.discard()
         raise
+    if options.fsync:
+        place.sync(folder)
     if present:
         _removal.forget(present, registry, folder, file)
     return blob_id
 
 
-def _write(writer: BlobWriter, registry: _codec.Registry, obj: Any, fields: list[str]) -> str:
+def _write(writer: BlobWriter, registry: _codec.Registry, options: Options, obj: Any, fields: list[str]) -> str:
     """Write all of a blob and return the line that tells of it."""
     dumped = _codec.dump(obj, writer, registry, lambda: writer.side.protocols)
-    layout = f",{writer.write_buffers(dumped.buffers)}" if dumped.buffers else ""
+    layout = f",{writer.write_buffers(dumped.buffers, options.packing)}" if dumped.buffers else ""
     plain = not layout and len(dumped.serializers) == 1
     checksum = writer.checksum()
     fields.append(f'"saved_at":"{_lines.moment()}","checksum":"xxh3:{checksum.hex()}"')
@@ -53,5 +62,9 @@ def _write(writer: BlobWriter, registry: _codec.Registry, obj: Any, fields: list
         fields.append(record.fragment(serializers=dumped.serializers, side_files=sides))
     fields.append(record.machine_fields())
     text = ",".join(fields)
-    size = writer.finish(record.close_blob(f"{{{text}{layout}}}", checksum, plain)) + side_size
-    return f'{{"event":"save","format":{record.FORMAT},"size":{size},{text}}}'
+    saved = writer.saved_by_packing
+    version = record.PACKED_FORMAT if saved is not None else record.FORMAT
+    footer = record.close_blob(f"{{{text}{layout}}}", checksum, plain, version)
+    size = writer.finish(footer, options.fsync) + side_size
+    logical = f'"logical_size":{size + saved},' if saved is not None else ""
+    return f'{{"event":"save","format":{version},"size":{size},{logical}{text}}}'

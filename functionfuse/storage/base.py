@@ -18,6 +18,7 @@ from functionfuse.serializers.base import Serializer
 from functionfuse.storage import _codec, _lines, _lookup, _reading, _removal, _saving
 from functionfuse.storage._catalogued import Catalogued
 from functionfuse.storage._lookup import candidates, encoded
+from functionfuse.storage._options import Options
 from functionfuse.storage._places import LocalPlace
 from functionfuse.storage._reading import Restored
 from functionfuse.storage._translate import named
@@ -31,6 +32,7 @@ quote = record.quote
 
 #: What workflow backends call; tab completion is for those who keep and look for results.
 _FOR_BACKENDS = frozenset({"footer", "keep", "note", "restore", "stored"})
+_USUAL = Options()
 
 
 class Storage(Catalogued):
@@ -42,6 +44,8 @@ class Storage(Catalogued):
         Where the bytes go.
     index : {"storage", "private"}
         Where the catalog's index lies: with the results, or in the user's cache directory.
+    options : Options
+        How results are written and read.
 
     Attributes
     ----------
@@ -67,8 +71,11 @@ class Storage(Catalogued):
     >>> storage.remove_task("weather", "mean")
     """
 
-    def __init__(self, place: LocalPlace, index: Literal["storage", "private"] = "storage") -> None:
+    def __init__(
+        self, place: LocalPlace, index: Literal["storage", "private"] = "storage", options: Options = _USUAL
+    ) -> None:
         self._place = place
+        self._options = options
         self._registry = _codec.Registry()
         super().__init__(index)
         self.always_read = False
@@ -126,7 +133,7 @@ class Storage(Catalogued):
         at = self._find(workflow_name, task_name)  # what the older format kept raw is overwritten where it is
         names_fields = record.name_fields(workflow_name, task_name)
         try:
-            return _saving.keep(self._place, self._registry, at, names_fields, obj, origin)
+            return _saving.keep(self._place, self._registry, self._options, at, names_fields, obj, origin)
         except (StorageError, OSError) as error:
             raise named(error, workflow_name, task_name) from error
         except Exception as error:
@@ -161,10 +168,12 @@ class Storage(Catalogued):
 
         Notes
         -----
-        All bytes are checked against the blob's checksum before any is unpickled.
-        Unpickling executes what the pickle says: read only storages whose
-        writers you trust. Large arrays lie over the mapped file, copied where
-        they are written to; they stay valid when the task is overwritten or removed.
+        All bytes are checked against the blob's checksum before any is unpickled,
+        unless the storage's option `verify` is ``"never"``; its footer, and results
+        of the older format, are checked in any case. Unpickling executes what the
+        pickle says: read only storages whose writers you trust. Large arrays lie
+        over the mapped file, copied where they are written to; they stay valid when
+        the task is overwritten or removed.
         """
         return self.restore(workflow_name, task_name).value
 
@@ -172,7 +181,7 @@ class Storage(Catalogued):
         """Return a stored result with its footer; raises as `read_task` does."""
         folder, file = self._find(workflow_name, task_name)
         try:
-            return _reading.restore(self._place, self._registry, folder, file)
+            return _reading.restore(self._place, self._registry, self._options, folder, file)
         except (StorageError, OSError) as error:
             raise named(error, workflow_name, task_name) from error
         except Exception as error:

@@ -19,7 +19,8 @@ def storage_factory(config: Mapping[str, Any]) -> Storage:
     Parameters
     ----------
     config : mapping
-        ``{"kind": K, "options": {...}}``. Kind ``"file"`` takes the option ``path``, a folder.
+        ``{"kind": K, "options": {...}}``. Kind ``"file"`` takes the options of `FileStorage`: ``path``, a folder, and
+        ``index``, ``mmap``, ``verify``, ``compression``, ``fsync``.
 
     Returns
     -------

@@ -220,7 +220,19 @@ def test_a_result_that_holds_itself() -> None:
         (np.zeros((2, 0)), {"shape": [2, 0], "dtype": "float64", "bytes": 0}),
         (
             np.array([1.0, np.nan]),
-            {"shape": [2], "dtype": "float64", "bytes": 16, "min": "NaN", "max": "NaN", "mean": "NaN"},
+            {"shape": [2], "dtype": "float64", "bytes": 16, "nulls": 1, "min": 1.0, "max": 1.0, "mean": 1.0},
+        ),
+        (np.array([np.nan]), {"shape": [1], "dtype": "float64", "bytes": 8, "nulls": 1}),
+        (
+            np.array(["2026-11-25", "NaT", "2026-11-23"], "M8[D]"),
+            {
+                "shape": [3],
+                "dtype": "datetime64[D]",
+                "bytes": 24,
+                "nulls": 1,
+                "min": "2026-11-23",
+                "max": "2026-11-25",
+            },
         ),
         (
             np.array([np.inf, -np.inf]),
@@ -244,7 +256,9 @@ def test_a_data_frame_is_summarised() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": [1, 2], 5: [0.5, None]})
     found = described(frame)
-    assert found["summary"] == {"shape": [2, 2], "columns": {"a": "int64", "5": "float64"}}
+    columns = {"a": "int64", "5": "float64"}
+    size = int(frame.memory_usage().sum())
+    assert found["summary"] == {"shape": [2, 2], "columns": columns, "bytes": size, "nulls": {"5": 1}}
     assert found["packages"] == {"pandas": pandas.__version__}
     assert described(frame["a"])["summary"] == {"shape": [2], "dtype": "int64", "name": "a"}
     assert described({"one": frame})["packages"] == {"pandas": pandas.__version__}
@@ -261,10 +275,13 @@ def test_a_frame_with_a_thousand_columns() -> None:
 def test_a_polars_frame_and_an_arrow_table_are_summarised() -> None:
     """Polars and Arrow tables have their shape and columns."""
     polars = pytest.importorskip("polars")
-    frame = polars.DataFrame({"a": [1, 2]})
-    assert described(frame)["summary"] == {"shape": [2, 1], "columns": {"a": "Int64"}}
+    frame = polars.DataFrame({"a": [1, None]})
+    found = described(frame)["summary"]
+    assert found.pop("bytes") >= 16
+    assert found == {"shape": [2, 1], "columns": {"a": "Int64"}, "nulls": {"a": 1}}
     table = described(frame.to_arrow())["summary"]
-    assert (table["shape"], table["columns"]) == ([2, 1], {"a": "int64"})
+    assert table.pop("bytes") >= 16
+    assert table == {"shape": [2, 1], "columns": {"a": "int64"}, "nulls": {"a": 1}}
 
 
 @pytest.mark.parametrize(

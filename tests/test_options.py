@@ -1,0 +1,113 @@
+"""The options of a storage: what each does, and what is said of a value that means nothing."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from functionfuse.errors import InvalidConfiguration
+from functionfuse.storage import storage_factory
+from functionfuse.storage.filestorage import FileStorage
+
+
+def factory(path: Path, **options: Any) -> Any:
+    """Return a storage by its configuration."""
+    return storage_factory({"kind": "file", "options": {"path": str(path), **options}})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "remedy"),
+    [
+        ("mmap", "yes", "True or False"),
+        ("fsync", 1, "True or False"),
+        ("verify", False, "'always' or 'never'"),
+        ("compression", "gzip", "'auto', None or"),
+        ("compression", {"codec": "lz4", "level": 1}, "'codec': 'zstd'"),
+        ("compression", {"codec": "zstd", "level": 23}, "from -100 to 22"),
+        ("compression", {"codec": "zstd", "level": True}, "from -100 to 22"),
+        ("compression", {"level": 3}, "'codec': 'zstd'"),
+        ("compression", {"codec": "zstd", "threads": 2}, "'auto', None or"),
+        ("compression", False, "'auto', None or"),
+    ],
+)
+def test_values_that_mean_nothing(tmp_path: Path, option: str, value: Any, remedy: str) -> None:
+    """A wrong value is named, with what it may be, by constructor and factory."""
+    for make in (FileStorage, factory):
+        with pytest.raises(InvalidConfiguration, match=f"{option!r}.*{remedy}") as caught:
+            make(tmp_path, **{option: value})
+        assert str(caught.value).endswith(f"not {value!r}")
+
+
+def test_a_pickled_storage_keeps_its_options(tmp_path: Path) -> None:
+    """What another process gets of a storage reads and writes as it was told to."""
+    storage = pickle.loads(pickle.dumps(factory(tmp_path, compression=None, verify="never")))
+    storage.save("w", "t", [np.zeros(20_000)])
+    assert storage.footer("w", "t").record["buffers"][0][1] == 160_000
+
+
+def owner_of(array: np.ndarray) -> Any:
+    """Return what holds the memory of an array."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array.base
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="what is mapped is told by Linux")
+def test_mmap(tmp_path: Path) -> None:
+    """An array lies over its file by default, and in memory of its own with mmap=False; both can be written to."""
+    array = np.random.default_rng(0).random(20_000)
+    for mmap in (True, False):
+        storage = factory(tmp_path, mmap=mmap)
+        storage.save("w", "t", [array])
+        (found,) = storage.read_task("w", "t")
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+        assert (str(tmp_path / "w" / "t") in maps) is mmap
+        found[0] = 7
+        np.testing.assert_array_equal(storage.read_task("w", "t")[0], array)
+        del found
+
+
+CALLS = """
+import os, sys
+from functionfuse.storage.filestorage import FileStorage
+from functionfuse.testing import Note, NoteSerializer
+
+calls, order = [], os.fsync
+def told(handle):
+    calls.append(os.readlink(f"/proc/self/fd/{handle}"))
+    return order(handle)
+os.fsync, rename = told, os.replace
+def renamed(source, target):
+    calls.append("rename")
+    return rename(source, target)
+os.replace = renamed
+storage = FileStorage(sys.argv[1], fsync=sys.argv[2] == "True")
+storage.register_persistent_serializers(NoteSerializer)
+storage.save("w", "t", [Note("a note")])
+print("\\n".join(calls))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="what a descriptor is of is told by Linux")
+def test_fsync(tmp_path: Path) -> None:
+    """With fsync=True, the file and its side files are synced before the rename, the folders above after it."""
+    kept = tmp_path / "kept"
+    found = {}
+    for fsync in (True, False):
+        run = subprocess.run(
+            [sys.executable, "-c", CALLS, str(kept), str(fsync)], capture_output=True, check=True, text=True
+        )
+        found[fsync] = [line.removeprefix(str(tmp_path)) for line in run.stdout.split("\n")[:-1]]
+    at = len(found[True]) - 1 - found[True][::-1].index("rename")
+    before, after = found[True][:at], found[True][at + 1 :]
+    assert any(path.startswith("/kept/.catalog/tmp/") for path in before)
+    assert any(path.startswith("/kept/w/bigdata/") and path.count("/") == 5 for path in before)
+    assert after == ["/kept/w", "/kept", ""]
+    assert not any("/w" in path or "/tmp/" in path for path in found[False])
