@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from catalog.errors import InvalidQuestion
 from catalog.query import Parameters
+from catalog.results import Tables, hand_in
 from catalog.schema import TABLES
 from catalog.statements import INDEX, check, check_parameters, shortened
 
@@ -74,7 +75,7 @@ class Limits:
         return int(float(amount) * (1024 if binary else 1000) ** _UNITS.index(unit.upper()))
 
 
-def run(path: str, query: str, parameters: Parameters, limits: Limits) -> pa.Table:
+def run(path: str, query: str, parameters: Parameters, limits: Limits, tables: Tables) -> pa.Table:
     """Return the answer to a query that was checked.
 
     Parameters
@@ -87,6 +88,8 @@ def run(path: str, query: str, parameters: Parameters, limits: Limits) -> pa.Tab
         The query's parameters.
     limits : Limits
         What it may take.
+    tables : mapping
+        The results that it reads as tables (`catalog.results`).
 
     Returns
     -------
@@ -102,7 +105,7 @@ def run(path: str, query: str, parameters: Parameters, limits: Limits) -> pa.Tab
 
     try:
         check_parameters(query, parameters)
-        with _instance(path, limits) as connection, _interrupted(connection, limits):
+        with _instance(path, limits, tables) as connection, _interrupted(connection, limits):
             answer = connection.sql(query, params=parameters)
             if answer is None:
                 raise InvalidQuestion("the query has no answer: end it with a SELECT")
@@ -138,7 +141,7 @@ def _explained(error: Exception, limits: Limits) -> InvalidQuestion:
 
 
 @contextmanager
-def _instance(path: str, limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
+def _instance(path: str, limits: Limits, tables: Tables) -> Iterator[duckdb.DuckDBPyConnection]:
     import duckdb
 
     config: dict[str, str | bool | int | float | list[str]] = {
@@ -153,6 +156,7 @@ def _instance(path: str, limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
         quoted = path.replace("'", "''")
         attach = f"ATTACH '{quoted}' AS {INDEX} (READ_ONLY)"
         views = [f"CREATE VIEW {table} AS FROM {INDEX}.main.{table}" for table in TABLES]
+        hand_in(connection, tables)
         for statement in (attach, *views, *_CLOSING):
             connection.execute(statement).fetchall()
         yield connection

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from catalog import box
+from catalog import box, results
 from catalog.box import Limits
 from catalog.compact import Compacted, Compaction
 from catalog.engine import INDEX, engine, instance, renew
@@ -107,10 +107,12 @@ class Index:
             If it is no reading query, or takes too much.
         """
         box.check(query)
+        query, tables = results.resolved(query, self._folder.root)
+        box.check(query)
 
         def run(path: str) -> pa.Table:
             _detach(instance())
-            return box.run(path, query, parameters, limits)
+            return box.run(path, query, parameters, limits, tables)
 
         return self._answered(run)
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -676,7 +677,9 @@ class SerializerContract:
         (tmp_path / "side").mkdir()
         protocols = {FILE_PROTOCOL: _Folder(tmp_path / "side")}
         for sample in self.samples():
-            name, pid = self.serializer.pickle(sample, protocols)
+            taken = self.serializer.pickle(sample, protocols)
+            assert taken is not None
+            name, pid = taken
             assert name == self.serializer.name
             assert self.equal(self.serializer.unpickle(pickle.loads(pickle.dumps(pid)), protocols), sample)
             self.serializer.remove(pid, protocols)
@@ -751,5 +754,6 @@ class _Folder:
         return open(self._path / filename, mode)
 
     def remove(self, filename: str) -> None:
-        """Delete a file of the folder."""
-        (self._path / filename).unlink()
+        """Delete a file of the folder, or a folder of files."""
+        path = self._path / filename
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

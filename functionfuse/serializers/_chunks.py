@@ -191,7 +191,7 @@ class Reader:
         offset, size, expected = _PLACE.unpack_from(self._index, number * _PLACE.size)
         data = np.empty(size, np.uint8)
         with self._held as handle:
-            _read(handle, memoryview(data), offset)
+            _read(handle, data.data, offset)
         if checksum(data.data) != expected:
             raise InvalidPickle(f"the side file {self.path} is damaged: chunk {block_id} is not what was saved")
         return self.layout.decoded(data, number)

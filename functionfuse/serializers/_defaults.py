@@ -53,6 +53,7 @@ _DEFAULTS = (
     Default("XarrayDatasetSerializer", "xarraydata", "XarrayDatasetSerializer", "xarray", ("xarray", "zarr")),
     Default("XarrayArraySerializer", "xarraydata", "XarrayArraySerializer", "xarray", ("xarray", "zarr")),
     Default("TorchSerializer", "torchtensor", "TorchSerializer", "torch", ("torch", "safetensors")),
+    Default("TorchStateSerializer", "torchtensor", "TorchStateSerializer", "torch", ("torch", "safetensors")),
 )
 
 

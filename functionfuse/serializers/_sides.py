@@ -34,7 +34,7 @@ class Sides:
 
     def __init__(self, protocols: Mapping[str, Any]) -> None:
         self._files = protocols.get(FILE_PROTOCOL)
-        self._remote = None if self._files is not None else protocols[S3_PROTOCOL]
+        self._remote: Any = None if self._files is not None else protocols[S3_PROTOCOL]
         self.is_local = self._files is not None
 
     def open(self, name: str, mode: str) -> IO[Any]:
@@ -83,7 +83,6 @@ class Sides:
 
     def url(self, name: str) -> str:
         """Return where a remote side file is."""
-        assert self._remote is not None, "files have paths"
         return f"{self._remote['folder'].rstrip('/')}/{name}"
 
     def path(self, name: str, mode: str = "rb") -> str:

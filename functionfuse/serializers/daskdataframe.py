@@ -58,7 +58,8 @@ class DaskDataFrameSerializer:
         if sides.is_local:
             for part in pid["parts"]:
                 sides.path(part["file"])  # it is there
-        return frame.from_map(_Reader(protocols), pid["parts"], meta=empty, divisions=pid["divisions"])
+        with needed("dask", "dataframe").config.set({"dataframe.convert-string": False}):  # as saved
+            return frame.from_map(_Reader(protocols), pid["parts"], meta=empty, divisions=pid["divisions"])
 
     @classmethod
     def remove(cls, pid: Any, protocols: Mapping[str, Any]) -> None:

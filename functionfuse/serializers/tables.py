@@ -26,7 +26,7 @@ class _ParquetSerializer:
     def pickle(cls, obj: Any, protocols: Mapping[str, Any]) -> tuple[str, Any] | None:
         """Write the table to a Parquet file, or decline."""
         pid = cls.write_as(generate_name() + ".parquet", obj, protocols)
-        return pid and (cls.name, pid)
+        return None if pid is None else (cls.name, pid)
 
     @classmethod
     def write_as(cls, name: str, obj: Any, protocols: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -184,9 +184,10 @@ class PandasFrameSerializer(_ParquetSerializer):
 
 
 def _has_plain_objects(frame: Any) -> bool:
-    columns = [frame.iloc[:, number] for number, dtype in enumerate(frame.dtypes) if dtype == object]
+    is_object = needed("pandas", "pandas").api.types.is_object_dtype
+    columns = [frame.iloc[:, number] for number in range(frame.shape[1])]
     levels = [frame.index.get_level_values(number) for number in range(frame.index.nlevels)]
-    return all(map(_is_text, [*columns, *(level for level in levels if level.dtype == object)]))
+    return all(_is_text(each) for each in (*columns, *levels) if is_object(each.dtype))
 
 
 def _is_text(column: Any) -> bool:
