@@ -742,6 +742,26 @@ class SerializerContract:
             with _raises(SideFileMissing):
                 storage.read_task("w", "t")
 
+    def test_a_failed_save_leaves_nothing(self, tmp_path: Path) -> None:
+        """What was written for a result that then cannot be pickled is gone, and what was stored before is not."""
+        storage = self.open_storage(tmp_path)
+        first, second, *_ = self.samples()
+        storage.save("w", "t", first)
+        before = self.side_files(tmp_path)
+        with _raises(UnpicklableResult):
+            storage.save("w", "t", [second, _generator()])
+        assert self.side_files(tmp_path) == before
+        assert self.equal(storage.read_task("w", "t"), first)
+
+    def test_saves_at_once_do_not_meet(self, tmp_path: Path) -> None:
+        """Threads that save under one name at once do not lose each other's side files: one result is read, whole."""
+        storage = self.open_storage(tmp_path)
+        samples = self.samples()[:2]
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda sample: [storage.save("w", "t", sample) for _ in range(3)], samples))
+        found = storage.read_task("w", "t")
+        assert any(self.equal(found, sample) for sample in samples)
+
 
 class _Folder:
     """The file protocol as the page on compatibility has it, and nothing more."""

@@ -12,7 +12,6 @@ from typing import IO, Any
 import xxhash
 
 from functionfuse.errors import DamagedResult, InvalidPickle, SideFileMissing
-from functionfuse.serializers._needed import needed
 from functionfuse.serializers.base import FILE_PROTOCOL, S3_PROTOCOL
 
 _SMALL = 1 << 16  # bytes that are sooner read than mapped
@@ -85,6 +84,10 @@ class Sides:
         """Return where a remote side file is."""
         return f"{self._remote['folder'].rstrip('/')}/{name}"
 
+    def mapper(self, name: str) -> Any:
+        """Return fsspec's mapping over a remote side folder."""
+        return self._remote["client"].get_mapper(self.url(name))
+
     def path(self, name: str, mode: str = "rb") -> str:
         """Return the path of a local side file, which is made by the mode ``"wb"`` and has to be there by ``"rb"``.
 
@@ -92,20 +95,6 @@ class Sides:
         """
         with self.open(name, mode) as file:
             return os.path.abspath(file.name)
-
-    def zarr_store(self, name: str, *, is_new: bool = False) -> Any:
-        """Return Zarr's store over a side folder; `SideFileMissing` where it is not there."""
-        zarr = needed("zarr", "xarray")
-        if not self.is_local:
-            folder = self._remote["client"].get_mapper(self.url(name))
-            return zarr.storage.FsspecStore.from_mapper(folder, read_only=not is_new)
-        if is_new:
-            path = self.path(name, "wb")
-            os.unlink(path)  # it only told the path
-            os.mkdir(path)
-        else:
-            path = os.path.dirname(self.path(f"{name}/zarr.json"))
-        return zarr.storage.LocalStore(path, read_only=not is_new)
 
 
 class Hashed(io.RawIOBase):

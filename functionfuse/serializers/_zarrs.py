@@ -7,7 +7,7 @@ from typing import Any
 
 from functionfuse._progress import Counter
 from functionfuse.errors import UnpicklableResult
-from functionfuse.serializers import _chunks
+from functionfuse.serializers import _chunks, _groups
 from functionfuse.serializers._needed import needed
 from functionfuse.serializers._sides import Sides, damage
 from functionfuse.serializers.base import generate_name
@@ -31,14 +31,16 @@ def write(array: Any, sides: Sides, level: int | None) -> dict[str, Any]:
     regular = _chunks.regular(_numbers(array))
     name = generate_name() + ".zarr"
     try:
-        target = _created(sides.zarr_store(name, is_new=True), regular, level)
+        target = _created(_groups.new_store(sides, name, "dask"), regular, level)
         if regular.size:
             with Counter(regular.npartitions, "Dask array") as counter:
                 needed("dask.array", "dask").store(regular, _Watched(target, counter), lock=False, scheduler="threads")
+        digest = _groups.digest(sides, name, [DATASET])
     except BaseException:
         sides.remove(name)
         raise
-    return {"zarr": name, "chunks": array.chunks, "dtype": _chunks.described(array.dtype)}
+    about = {"chunks": array.chunks, "dtype": _chunks.described(array.dtype)}
+    return {"zarr": name, "arrays": [DATASET], "digest": digest, **about}
 
 
 def _numbers(array: Any) -> Any:
@@ -60,6 +62,7 @@ def _created(store: Any, array: Any, level: int | None) -> Any:
         chunks=tuple(max(1, axis[0]) for axis in array.chunks),
         dtype=array.dtype,
         compressors=[*compressors, zarr.codecs.Crc32cCodec()],
+        config={"write_empty_chunks": True},
     )
 
 
@@ -82,6 +85,7 @@ class _Watched:
 
 def read(pid: Mapping[str, Any], sides: Sides) -> Any:
     """Return the lazy array that `write` returned `pid` for."""
+    _groups.check(sides, pid["zarr"], pid)
     array = opened(pid["zarr"], sides)
     dtype = _chunks.dtype_from(pid["dtype"])
     found = array.view(dtype) if dtype.kind in "mM" else array.astype(dtype)  # Zarr keeps no order of bytes
@@ -92,5 +96,20 @@ def opened(name: str, sides: Sides) -> Any:
     """Return a lazy array over the one in a Zarr group."""
     zarr = needed("zarr", "dask")
     with damage(name, ValueError, KeyError):
-        source = zarr.open_group(sides.zarr_store(name), mode="r")[DATASET]
-    return needed("dask.array", "dask").from_array(source, chunks=source.chunks, lock=False)
+        source = zarr.open_group(_groups.store(sides, name, "dask"), mode="r")[DATASET]
+    return needed("dask.array", "dask").from_array(_Source(source, name), chunks=source.chunks, lock=False)
+
+
+class _Source:
+    """A Zarr array that says which side file is damaged."""
+
+    def __init__(self, array: Any, name: str) -> None:
+        self._array = array
+        self._name = name
+        self.shape = array.shape
+        self.dtype = array.dtype
+        self.ndim = array.ndim
+
+    def __getitem__(self, where: Any) -> Any:
+        with damage(self._name, ValueError):
+            return self._array[where]

@@ -46,6 +46,11 @@ class DaskArraySerializer:
     def pickle(cls, obj: Any, protocols: Mapping[str, Any]) -> tuple[str, Any]:
         """Compute the array chunk by chunk and write it.
 
+        Returns
+        -------
+        tuple of (str, dict)
+            This class's name, and where what was written is.
+
         Raises
         ------
         UnpicklableResult

@@ -32,6 +32,11 @@ class DaskDataFrameSerializer:
     def pickle(cls, obj: Any, protocols: Mapping[str, Any]) -> tuple[str, Any]:
         """Compute partition by partition and write them.
 
+        Returns
+        -------
+        tuple of (str, dict)
+            This class's name, and where what was written is.
+
         Raises
         ------
         UnpicklableResult

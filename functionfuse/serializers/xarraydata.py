@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from functionfuse.serializers import _groups
 from functionfuse.serializers._needed import TypeOf, needed
 from functionfuse.serializers._sides import Sides, damage
 from functionfuse.serializers.base import generate_name
@@ -74,11 +75,18 @@ def _write(dataset: Any, sides: Sides) -> dict[str, Any] | None:
     chunks = {name: variable.chunks for name, variable in dataset.variables.items() if variable.chunks}
     group = generate_name() + ".zarr"
     dtypes = {name: str(each.dtype) for name, each in dataset.variables.items() if each.dtype.kind in "mMU"}
-    pid: dict[str, Any] = {"group": group, "chunks": chunks, "dtypes": dtypes}
+    pid: dict[str, Any] = {
+        "group": group,
+        "arrays": list(map(str, dataset.variables)),
+        "chunks": chunks,
+        "dtypes": dtypes,
+    }
     plain = _with_strings(dataset).drop_encoding()
     try:
-        store = sides.zarr_store(group, is_new=True)
-        plain.to_zarr(store, mode="w", consolidated=False, zarr_format=3, encoding=_encoding(plain), compute=True)
+        store = _groups.new_store(sides, group, "xarray")
+        how = {"mode": "w", "consolidated": False, "zarr_format": 3, "write_empty_chunks": True}
+        plain.to_zarr(store, encoding=_encoding(plain), **how)
+        pid["digest"] = _groups.digest(sides, group, pid["arrays"])
         fits = _structure(_read(pid, sides)) == _structure(dataset)
     except (TypeError, ValueError, NotImplementedError):  # of what Zarr cannot hold
         fits = False
@@ -116,8 +124,9 @@ def _encoded(variable: Any, codecs: list[Any]) -> dict[str, Any]:
 
 def _read(pid: Mapping[str, Any], sides: Sides) -> Any:
     xarray = needed("xarray", "xarray")
+    _groups.check(sides, pid["group"], pid)
     with damage(pid["group"], Exception):
-        dataset = xarray.open_zarr(sides.zarr_store(pid["group"]), consolidated=False, chunks=None)
+        dataset = xarray.open_zarr(_groups.store(sides, pid["group"], "xarray"), consolidated=False, chunks=None)
         for name in list(dataset.variables):
             dataset = _restored(dataset, name, pid)
     return dataset.drop_encoding()
