@@ -15,7 +15,7 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("main_road", "writers")
+NAMES = ("main_road", "writers", "dask_arrays")
 
 
 def main() -> None:

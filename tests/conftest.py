@@ -76,6 +76,6 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="session")
 def zarr_loop() -> None:
-    """Start Zarr's event loop, whose sockets it keeps for the life of the process, before a test's files are counted."""
+    """Start Zarr's event loop, whose sockets live as long as the process, before a test's files are counted."""
     zarr = pytest.importorskip("zarr")
     zarr.create_group(zarr.storage.MemoryStore())

@@ -49,14 +49,13 @@ class Checked(SerializerContract):
                 (tmp_path / name).write_bytes(changed)
                 try:
                     assert self.equal(storage.read_task("w", "t"), sample)
-                except DamagedResult as error:
+                except DamagedResult:
                     refused += 1
-                    assert not isinstance(error, FileNotFoundError)
             (tmp_path / name).write_bytes(original)
         assert refused
 
     def test_it_works_over_a_remote_file_system(self) -> None:
-        """Over the S3 protocol, with fsspec's file system in memory in place of S3, samples come back and are removed."""
+        """Over the S3 protocol, with fsspec's memory in place of S3, samples come back and are removed."""
         fsspec = pytest.importorskip("fsspec")
         client = fsspec.filesystem("memory")
         folder = f"/{generate_name()}"
@@ -139,7 +138,7 @@ class TestArrowTable(Tables):
     serializer = ArrowTableSerializer
 
     def samples(self) -> list[Any]:
-        """Return tables with nulls, nesting, dictionaries, metadata and types that Parquet alone does not tell apart."""
+        """Return tables with nulls, nesting, dictionaries, metadata and types that Parquet has not."""
         return [
             pa.table({"a": [1, None], "s": ["x", "y"]}),
             pa.table({"t": pa.array([1, 2], pa.timestamp("s")), "l": pa.array(["a", "b"], pa.large_string())}),
@@ -173,8 +172,6 @@ class TestPandasFrame(Tables):
         """Return frames with every kind of index and column that Parquet holds."""
         frame = pd.DataFrame({"a": range(5), "f": [1.5, None, 3, 4, 5], "s": list("abcde"), "b": [True] * 5})
         days = pd.date_range("2020", periods=5, freq="D", name="day", tz="Europe/Berlin")
-        labelled = frame[["a"]]
-        labelled.attrs["unit"] = "m"
         nullable = {"i": pd.array([1, None], "Int64"), "s": pd.array(["x", None], "string")}
         return [
             frame,
@@ -182,15 +179,14 @@ class TestPandasFrame(Tables):
             frame.set_index(["a", "s"]),
             frame[::2],
             frame.iloc[:0],
-            labelled,
+            frame[["a"]],
             pd.DataFrame(nullable),
             pd.DataFrame({"c": pd.Categorical(["x", "y"], categories=["z", "y", "x"], ordered=True)}),
         ]
 
     def compare(self, one: Any, other: Any) -> None:
-        """Compare values, types, index with its frequency, and attributes."""
+        """Compare values, types, and index with its frequency."""
         pd.testing.assert_frame_equal(one, other, check_freq=True)
-        assert one.attrs == other.attrs
 
     @pytest.mark.parametrize(
         "frame",
@@ -211,6 +207,14 @@ class TestPandasFrame(Tables):
         assert storage.footer("w", "t").record["serializers"] == ["pickle"]
         assert self.side_files(tmp_path) == {}
         pd.testing.assert_frame_equal(storage.read_task("w", "t")[0], frame)
+
+    def test_attributes_come_back(self, tmp_path: Path) -> None:
+        """A frame's attributes come back, in the Parquet file or by pickle where Arrow is too old for them."""
+        storage = self.open_storage(tmp_path)
+        frame = pd.DataFrame({"a": [1]})
+        frame.attrs["unit"] = "m"
+        storage.save("w", "t", frame)
+        assert storage.read_task("w", "t").attrs == {"unit": "m"}
 
 
 class TestPandasSeries(Tables):
