@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING
 
 from catalog.errors import InvalidQuestion
 from catalog.query import Parameters
+from catalog.results import Tables, hand_in
 from catalog.schema import TABLES
 from catalog.statements import INDEX
 
@@ -72,6 +73,8 @@ class Asked:
         The same as a number.
     seconds : float
         Time until the query is interrupted.
+    tables : mapping
+        The results that it reads as tables (`catalog.results`).
     """
 
     path: str
@@ -80,6 +83,7 @@ class Asked:
     memory: str
     bytes: int
     seconds: float
+    tables: Tables
 
 
 def main() -> None:
@@ -163,6 +167,7 @@ def _pieces(connection: duckdb.DuckDBPyConnection, asked: Asked) -> Iterator[pa.
         limit = f"SET memory_limit = '{asked.memory}'"
         attach = f"ATTACH '{quoted}' AS {INDEX} (READ_ONLY)"
         views = [f"CREATE VIEW {table} AS FROM {INDEX}.main.{table}" for table in TABLES]
+        hand_in(connection, asked.tables)
         for statement in (limit, attach, *views, *_CLOSING):
             connection.execute(statement).fetchall()
         answer = connection.sql(asked.query, params=asked.parameters)
@@ -208,8 +213,9 @@ def _interrupted(connection: duckdb.DuckDBPyConnection, seconds: float) -> Itera
 
 def _confine() -> None:
     """Forbid what no question needs: writing to files, dumps of memory, many open files."""
-    for limit, most in ((resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, _DESCRIPTORS)):
-        resource.setrlimit(limit, (most, most))
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+        resource.setrlimit(limit, (0, 0))
+    _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS)
 
 
 @contextmanager
@@ -218,12 +224,14 @@ def _bounded(base: int, asked: Asked) -> Iterator[None]:
     used = resource.getrusage(resource.RUSAGE_SELF)
     computing = used.ru_utime + used.ru_stime + asked.seconds * (os.cpu_count() or 1) + _CPU
     _limit(resource.RLIMIT_CPU, int(computing))
+    _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS + sum(map(len, asked.tables.values())))
     if base:
         _limit(resource.RLIMIT_AS, base + _SLACK + asked.bytes + asked.bytes // _SLACK_SHARE)
     try:
         yield
     finally:
         _limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
+        _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS)
         _limit(resource.RLIMIT_AS, resource.RLIM_INFINITY)
 
 

@@ -21,6 +21,7 @@ from catalog._boxed import Asked
 from catalog._worker import start
 from catalog.errors import InvalidQuestion
 from catalog.query import Parameters
+from catalog.results import Tables
 from catalog.statements import check, check_parameters, shortened
 
 __all__ = ["Limits", "check", "run", "start"]
@@ -66,7 +67,7 @@ class Limits:
         return int(float(amount) * (1024 if binary else 1000) ** _UNITS.index(unit.upper()))
 
 
-def run(path: str, query: str, parameters: Parameters, limits: Limits) -> pa.Table:
+def run(path: str, query: str, parameters: Parameters, limits: Limits, tables: Tables) -> pa.Table:
     """Return the answer to a query that was checked.
 
     Parameters
@@ -79,6 +80,8 @@ def run(path: str, query: str, parameters: Parameters, limits: Limits) -> pa.Tab
         The query's parameters.
     limits : Limits
         What it may take.
+    tables : mapping
+        The results that it reads as tables (`catalog.results`).
 
     Returns
     -------
@@ -94,7 +97,7 @@ def run(path: str, query: str, parameters: Parameters, limits: Limits) -> pa.Tab
 
     try:
         check_parameters(query, parameters)
-        asked = Asked(path, query, parameters, limits.memory, limits.bytes, limits.seconds)
+        asked = Asked(path, query, parameters, limits.memory, limits.bytes, limits.seconds, tables)
         return _table(_worker.ask(_pickled(asked), limits.seconds, limits.bytes))
     except (duckdb.Error, _worker.Failed) as error:
         raise _explained(error, limits) from error

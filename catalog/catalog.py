@@ -306,7 +306,8 @@ class Catalog:
         ----------
         query : str
             One or more reading statements in DuckDB's SQL: SELECT, FROM, WITH, DESCRIBE, SUMMARIZE, SHOW, EXPLAIN,
-            PIVOT. The answer is the last one's.
+            PIVOT. The answer is the last one's. ``result('workflow', 'task')`` in it is the table that a result was
+            saved as, in Parquet.
         params : list, tuple or mapping, optional
             For ``?`` and ``$1``, or by name for ``$name``.
         memory_limit : str
@@ -326,7 +327,7 @@ class Catalog:
 
         Notes
         -----
-        The query may come from anybody: it reads these tables, and nothing else
+        The query may come from anybody: it reads these tables and results, and nothing else
         is possible: no writing, no files, no network, no settings, no secrets.
         """
         return relation(self._index.answer(query, params, Limits(memory_limit, time_limit)))

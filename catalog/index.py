@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
-from catalog import box
+from catalog import box, results
 from catalog._lock import Held, Lock
 from catalog.box import Limits
 from catalog.compact import Compacted, Compaction
@@ -122,7 +122,9 @@ class Index:
         """
         box.start()
         box.check(query)
-        return self._answered(lambda path: box.run(path, query, parameters, limits), _Use.BOXED)
+        query, tables = results.resolved(query, self._folder.root)
+        box.check(query)
+        return self._answered(lambda path: box.run(path, query, parameters, limits, tables), _Use.BOXED)
 
     def ask(self, question: Question) -> pa.Table:
         """Return the rows of a question of our own; raises as `question` does."""

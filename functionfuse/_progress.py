@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -54,3 +55,32 @@ def _with_bar(items: list[Item], title: str) -> Iterator[Item]:
                 advance = bar.advance
             if advance is not None:
                 advance(task)
+
+
+class Counter:
+    """A progress bar for steps that several threads finish.
+
+    Parameters
+    ----------
+    total : int
+        The number of steps.
+    title : str
+        What stands in front of the bar.
+    """
+
+    def __init__(self, total: int, title: str) -> None:
+        self._steps = iter(shown(list(range(total)), None, title))
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Counter:
+        self.step()  # the first one begins
+        return self
+
+    def step(self) -> None:
+        """Count a step that is finished."""
+        with self._lock:
+            next(self._steps, None)
+
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self._steps, Generator):
+            self._steps.close()  # a failure leaves some; the bar ends here

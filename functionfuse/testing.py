@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -690,7 +691,9 @@ class SerializerContract:
         (tmp_path / "side").mkdir()
         protocols = {FILE_PROTOCOL: _Folder(tmp_path / "side")}
         for sample in self.samples():
-            name, pid = self.serializer.pickle(sample, protocols)
+            taken = self.serializer.pickle(sample, protocols)
+            assert taken is not None
+            name, pid = taken
             assert name == self.serializer.name
             assert self.equal(self.serializer.unpickle(pickle.loads(pickle.dumps(pid)), protocols), sample)
             self.serializer.remove(pid, protocols)
@@ -753,6 +756,31 @@ class SerializerContract:
             with _raises(SideFileMissing):
                 storage.read_task("w", "t")
 
+    def test_a_failed_save_leaves_nothing(self, tmp_path: Path) -> None:
+        """What was written for a result that then cannot be pickled is gone, and what was stored before is not."""
+        storage = self.open_storage(tmp_path)
+        first, second, *_ = self.samples()
+        storage.save("w", "t", first)
+        before = self.side_files(tmp_path)
+        with _raises(UnpicklableResult):
+            storage.save("w", "t", [second, _generator()])
+        assert self.side_files(tmp_path) == before
+        assert self.equal(storage.read_task("w", "t"), first)
+
+    def test_saves_at_once_do_not_meet(self, tmp_path: Path) -> None:
+        """Threads that save under one name at once do not lose each other's side files: one result is read, whole."""
+        storage = self.open_storage(tmp_path)
+        samples = self.samples()[:2]
+
+        def save(sample: Any) -> None:
+            for _ in range(3):
+                storage.save("w", "t", sample)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(save, samples))
+        found = storage.read_task("w", "t")
+        assert any(self.equal(found, sample) for sample in samples)
+
 
 class _Folder:
     """The file protocol as the page on compatibility has it, and nothing more."""
@@ -765,5 +793,6 @@ class _Folder:
         return open(self._path / filename, mode)
 
     def remove(self, filename: str) -> None:
-        """Delete a file of the folder."""
-        (self._path / filename).unlink()
+        """Delete a file of the folder, or a folder of files."""
+        path = self._path / filename
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

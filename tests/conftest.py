@@ -72,3 +72,10 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     monkeypatch.setenv("MPLBACKEND", "agg")
     for name in ("NO_COLOR", "FORCE_COLOR", "PYTHONWARNINGS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def zarr_loop() -> None:
+    """Start Zarr's event loop, whose sockets live as long as the process, before a test's files are counted."""
+    zarr = pytest.importorskip("zarr")
+    zarr.create_group(zarr.storage.MemoryStore())

@@ -86,3 +86,17 @@ def test_it_goes_on_where_it_was_if_asked(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     printed = demo(folder / "demo-output", "--keep", "--folder", str(folder / "demo-output"))
     assert COUNTS.findall(printed) == [("0", "2"), ("0", "2")]
+
+
+def test_a_dask_array_is_saved_within_a_limit_of_memory() -> None:
+    """The example saves more than it may have in memory and reads a slice, here a small one; `--gib` makes it large."""
+    pytest.importorskip("dask.array")
+    pytest.importorskip("h5py")
+    program = DEMO.parent / "dask_on_disk.py"
+    command = [sys.executable, str(program), "--gib", "1", "--limit-mib", "1500"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    peak = re.search(r"Saved 1\.00 GiB; at most (\d+) MiB were in memory", done.stdout)
+    assert peak is not None, done.stdout
+    assert int(peak[1]) < 500
+    assert "A slice of shape (5, 5)" in done.stdout

@@ -33,8 +33,11 @@ class Serializer(Protocol):
     serializer_class: type
 
     @classmethod
-    def pickle(cls, obj: Any, protocols: Mapping[str, Any]) -> tuple[str, Any]:
-        """Write `obj` through one of `protocols`; return this class's name and what `unpickle` needs to find it."""
+    def pickle(cls, obj: Any, protocols: Mapping[str, Any]) -> tuple[str, Any] | None:
+        """Write `obj` through one of `protocols`; return this class's name and what `unpickle` needs to find it.
+
+        None declines, with nothing written: the object is pickled as if there were no serializer.
+        """
 
     @classmethod
     def unpickle(cls, pid: Any, protocols: Mapping[str, Any]) -> Any:

@@ -72,8 +72,10 @@ class BlobWriter:
         self.saved_by_packing: int | None = None
 
     def restart(self) -> None:
-        """Discard all that was written, and begin anew."""
-        self.discard()
+        """Discard all that was written, but no side files, and begin anew."""
+        if self._file is not None:
+            self._file.discard()
+            self._file = None
         self._begin()
 
     def write(self, data: bytes) -> None:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
 from functionfuse.errors import SerializerNotRegistered, SideFileMissing, UnpicklableResult
+from functionfuse.serializers._defaults import Default
 from functionfuse.serializers.base import Serializer
 from functionfuse.storage._arrays import dispatch_table
 from functionfuse.storage._compression import Buffer
@@ -38,7 +40,7 @@ class Sink(Protocol):
         """Append `data`."""
 
     def restart(self) -> None:
-        """Discard all that was written, side files included."""
+        """Discard all that was written; side files stay, they are referred to again."""
 
 
 class Registry:
@@ -47,6 +49,7 @@ class Registry:
     def __init__(self, serializers: Iterable[type[Serializer]] = ()) -> None:
         self.by_name: dict[str, type[Serializer]] = {}
         self.by_type: dict[type, type[Serializer]] = {}
+        self._defaults: dict[str, Default] = {}
         for serializer in serializers:
             self.add(serializer)
 
@@ -59,8 +62,28 @@ class Registry:
         self.by_name[serializer.name] = serializer
         self.by_type[serializer.serializer_class] = serializer
 
+    def add_default(self, default: Default) -> None:
+        """Register a serializer that is imported as soon as there can be objects of its type, or one is read."""
+        self._defaults[default.name] = default
+
+    def settle(self) -> None:
+        """Import the default serializers of the libraries that are imported: of others, there are no objects."""
+        for default in [each for each in self._defaults.values() if each.library in sys.modules]:
+            self._take(default)
+
+    def _take(self, default: Default) -> None:
+        serializer = default.load()
+        self.by_name.setdefault(default.name, serializer)  # what was registered by hand comes first
+        self.by_type.setdefault(serializer.serializer_class, serializer)
+        self._defaults.pop(default.name, None)
+
+    def __bool__(self) -> bool:
+        return bool(self.by_name or self._defaults)
+
     def named(self, name: str) -> type[Serializer]:
         """Return the serializer of that name; `SerializerNotRegistered` if there is none."""
+        if name in self._defaults:
+            self._take(self._defaults[name])
         try:
             return self.by_name[name]
         except KeyError:
@@ -110,19 +133,48 @@ def dump(obj: Any, sink: Sink, registry: Registry, protocols: Callable[[], Mappi
     UnpicklableResult
         If neither pickle nor cloudpickle can.
     """
+    registry.settle()
     if type(obj) in _ATOMS and not registry.by_type:  # numbers and strings, a third of the time
         sink.write(pickle.dumps(obj, PROTOCOL))
         return _STREAM_ONLY
+    taken = Taken()  # by serializers: what took an hour to compute is not computed again for the second attempt
     try:
-        return _dump("pickle", pickle.Pickler, obj, _Watch(sink), registry, protocols)
+        return _dump("pickle", pickle.Pickler, obj, _Watch(sink), registry, protocols, taken)
     except (_OfMain, *_REFUSALS):
+        if taken.error:
+            raise
         sink.restart()
     import cloudpickle
 
     try:
-        return _dump("cloudpickle", cloudpickle.Pickler, obj, sink, registry, protocols)
+        return _dump("cloudpickle", cloudpickle.Pickler, obj, sink, registry, protocols, taken)
     except _REFUSALS as error:
+        if taken.error:
+            raise
         raise UnpicklableResult(f"a {type(obj).__qualname__} cannot be pickled: {error}") from error
+
+
+class Taken(dict[int, tuple[Any, Any]]):
+    """Each object that a serializer was asked to take over, by its id, with its persistent id; None if it declined.
+
+    Attributes
+    ----------
+    error : Exception or None
+        What a serializer raised: that is its own, and says nothing of pickle.
+    """
+
+    error: Exception | None = None
+
+    def pid(self, obj: Any, serializer: type[Serializer], protocols: Mapping[str, Any]) -> Any:
+        """Return the persistent id of an object; that of one that comes twice is the same."""
+        if id(obj) not in self:
+            try:
+                pid = serializer.pickle(obj, protocols)
+            except Exception as error:
+                self.error = error
+                raise
+            self[id(obj)] = (obj, pid and tuple(pid))  # the object is kept, so that its id is not given again
+        return self[id(obj)][1]
 
 
 def _dump(
@@ -132,6 +184,7 @@ def _dump(
     sink: _Watch | Sink,
     registry: Registry,
     protocols: Callable[[], Mapping[str, Any]],
+    taken: Taken,
 ) -> Dumped:
     buffers: list[Buffer] = []
 
@@ -146,7 +199,7 @@ def _dump(
         _with_arrays(base(sink, PROTOCOL, buffer_callback=keep_in_band)).dump(obj)
         return Dumped(tuple(buffers), (name,)) if buffers or name != "pickle" else _STREAM_ONLY
     pickler = _with_serializers(base)(sink, PROTOCOL, buffer_callback=keep_in_band)
-    pickler.take(registry, protocols())
+    pickler.take(registry, protocols(), taken)
     _with_arrays(pickler).dump(obj)
     return Dumped(tuple(buffers), (name, *sorted(pickler.used)))
 
@@ -161,20 +214,20 @@ def _with_arrays(pickler: Any) -> Any:
 @cache
 def _with_serializers(base: Any) -> Any:
     class SerializingPickler(base):  # type: ignore[misc]  # the base is chosen at run time
-        def take(self, registry: Registry, protocols: Mapping[str, Any]) -> None:
+        def take(self, registry: Registry, protocols: Mapping[str, Any], taken: Taken) -> None:
             self._by_type = registry.by_type
             self._protocols = protocols
-            self._known: dict[int, tuple[Any, Any]] = {}
+            self._taken = taken
             self.used: set[str] = set()
 
         def persistent_id(self, obj: Any) -> Any:
             serializer = self._by_type.get(type(obj))
             if serializer is None:
                 return None
-            if id(obj) not in self._known:  # the object is kept beside its pid, so that its id is not given again
-                self._known[id(obj)] = (obj, tuple(serializer.pickle(obj, self._protocols)))
+            pid = self._taken.pid(obj, serializer, self._protocols)
+            if pid is not None:
                 self.used.add(serializer.name)
-            return self._known[id(obj)][1]
+            return pid
 
     return SerializingPickler
 

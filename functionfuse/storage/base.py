@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from catalog import ids, record
 from functionfuse.errors import InvalidPickle, StorageError, StorageUnusable, TaskNotFound, add_note
+from functionfuse.serializers._defaults import installed_defaults
 from functionfuse.serializers.base import Serializer
 from functionfuse.storage import _codec, _lines, _lookup, _reading, _removal, _saving
 from functionfuse.storage._catalogued import Catalogued
@@ -275,9 +276,28 @@ class Storage(Catalogued):
         for serializer in classes:
             self._registry.add(serializer)
 
+    def register_default_serializers(self) -> list[str]:
+        """Let the serializers of this package take over the arrays and tables whose libraries are installed.
+
+        Returns
+        -------
+        list of str
+            Their names. What is registered by hand, before or after, comes first.
+
+        Notes
+        -----
+        No library is imported before an object of its types is saved or read.
+        NumPy arrays stay in the blob, where they are mapped and checked: for
+        `NumpySerializer` and its `.npy` files, register it by hand.
+        """
+        defaults = installed_defaults()
+        for default in defaults:
+            self._registry.add_default(default)
+        return [default.name for default in defaults]
+
     def have_serializers(self) -> bool:
         """Tell whether any serializer is registered."""
-        return bool(self._registry.by_name)
+        return bool(self._registry)
 
     # Events
 

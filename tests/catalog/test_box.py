@@ -93,7 +93,7 @@ def test_the_second_wall_holds_alone(ground: Ground, wish: str) -> None:
     """Whatever runs in the box without having been looked at changes no file and reads none."""
     for statement in map(ground.fill, REFUSED[wish]):
         try:
-            answer = str(box.run(str(index_of(ground.storage)), statement, None, LIMITS))
+            answer = str(box.run(str(index_of(ground.storage)), statement, None, LIMITS, {}))
         except InvalidQuestion as refusal:
             answer = str(refusal)
         except (TypeError, ValueError):  # no text, or a kind of statement that DuckDB's own client does not know

@@ -1,0 +1,283 @@
+"""Chunks of arrays as HDF5 lays them out: encoded, located, read and checked without it."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import xxhash
+
+from functionfuse.errors import InvalidPickle, SideFileMissing, UnpicklableResult
+
+_PLACE = struct.Struct("<QQ16s")
+_LARGEST = 1 << 30  # bytes of a chunk in a file: HDF5 takes less than 4 GiB
+_MOST_HELD = 256  # files that are kept open, so that their arrays outlive an overwrite; others are opened when read
+
+
+def regular(array: Any) -> Any:
+    """Return a Dask array in chunks of one size, as the formats have them: the largest along each axis."""
+    if not (array.size and array.ndim):
+        return array
+    sizes = [max(axis) for axis in array.chunks]
+    while prod(sizes) * array.dtype.itemsize > _LARGEST:
+        longest = sizes.index(max(sizes))
+        sizes[longest] = -(-sizes[longest] // 2)
+    return array.rechunk(tuple(sizes))
+
+
+def as_saved(array: Any, pid: Mapping[str, Any]) -> Any:
+    """Return the array that was read in the chunks in which it was saved."""
+    return array if array.chunks == pid["chunks"] else array.rechunk(pid["chunks"])
+
+
+def described(dtype: Any) -> Any:
+    """Return a dtype as strings and lists, in which a pid can hold it."""
+    import numpy as np
+
+    return np.lib.format.dtype_to_descr(dtype)
+
+
+def dtype_from(description: Any) -> Any:
+    """Return the dtype that `described` was given."""
+    import numpy as np
+
+    return np.lib.format.descr_to_dtype(description)
+
+
+def stored(dtype: Any) -> Any:
+    """Return the dtype for HDF5, which knows no times and no Unicode of fixed length: opaque bytes to it."""
+    import h5py
+    import numpy as np
+
+    if dtype.kind in "mM":
+        return h5py.opaque_dtype(dtype)
+    return np.dtype(f"V{dtype.itemsize}") if dtype.kind == "U" else dtype
+
+
+def checksum(data: bytes | memoryview) -> bytes:
+    """Return the XXH3-128 of a chunk as it is in the file."""
+    return xxhash.xxh3_128_digest(data)
+
+
+def index_of(places: Iterable[tuple[int, int, bytes]]) -> bytes:
+    """Return offset, size and checksum of every chunk in one piece."""
+    return b"".join(_PLACE.pack(*place) for place in places)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an array is cut into chunks, and a chunk becomes bytes.
+
+    Attributes
+    ----------
+    chunks : tuple of tuple of int
+        Sizes along each axis, all the same but for the last one.
+    dtype : numpy.dtype
+        Of the elements.
+    level : int or None
+        Of compression: HDF5's shuffle and gzip.
+    """
+
+    chunks: tuple[tuple[int, ...], ...]
+    dtype: Any
+    level: int | None
+
+    @cached_property
+    def chunk(self) -> tuple[int, ...]:
+        """The shape of a whole chunk."""
+        return tuple(axis[0] for axis in self.chunks)
+
+    @cached_property
+    def blocks(self) -> tuple[int, ...]:
+        """The number of chunks along each axis."""
+        return tuple(len(axis) for axis in self.chunks)
+
+    @cached_property
+    def count(self) -> int:
+        """The number of chunks."""
+        return prod(self.blocks)
+
+    def number(self, block: tuple[int, ...]) -> int:
+        """Return the number of a block, in C order."""
+        number = 0
+        for position, count in zip(block, self.blocks, strict=True):
+            number = number * count + position
+        return number
+
+    def block(self, number: int) -> tuple[int, ...]:
+        """Return the position of the block with a number."""
+        found = []
+        for count in reversed(self.blocks):
+            number, position = divmod(number, count)
+            found.append(position)
+        return tuple(reversed(found))
+
+    def origin(self, number: int) -> tuple[int, ...]:
+        """Return the position of a block's first element."""
+        return tuple(position * size for position, size in zip(self.block(number), self.chunk, strict=True))
+
+    def shape(self, number: int) -> tuple[int, ...]:
+        """Return the shape of a block; at the edge it is smaller than a chunk."""
+        return tuple(axis[position] for axis, position in zip(self.chunks, self.block(number), strict=True))
+
+    def encoded(self, block: Any, number: int) -> Any:
+        """Return a block as the bytes of a chunk: contiguous, whole, and compressed if that is wanted."""
+        import numpy as np
+
+        if np.ma.isMaskedArray(block) or np.shape(block) != self.shape(number):
+            found = f"{type(block).__name__} of shape {np.shape(block)}"
+            raise UnpicklableResult(f"a chunk of the Dask array is a {found}, promised was {self.shape(number)}")
+        array = np.ascontiguousarray(block, self.dtype)
+        if np.shape(block) != self.chunk:
+            whole = np.zeros(self.chunk, self.dtype)
+            whole[tuple(map(slice, np.shape(block)))] = block
+            array = whole
+        data = array.reshape(-1).view(np.uint8)
+        if not self.level:
+            return data.data
+        return zlib.compress(data.reshape(-1, self.dtype.itemsize).T.tobytes(), self.level)
+
+    def decoded(self, data: Any, number: int) -> Any:
+        """Return the block that a chunk's bytes hold, over these bytes where they are not compressed."""
+        import numpy as np
+
+        if self.level and data.size:
+            shuffled = np.frombuffer(zlib.decompress(data), np.uint8)
+            data = np.ascontiguousarray(shuffled.reshape(self.dtype.itemsize, -1).T).reshape(-1)
+        whole = data.view(self.dtype).reshape(self.chunk)
+        return whole[tuple(map(slice, self.shape(number)))]
+
+
+class Reader:
+    """Reads chunks of a file, for Dask: called with the position of a block, it returns it.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    layout : Layout
+        How it holds the array.
+    index : bytes
+        From `index_of`.
+
+    Notes
+    -----
+    The file is kept open, so that the array outlives its result; in another
+    process, and beyond 256 arrays, it is opened by its path for each chunk.
+    """
+
+    def __init__(self, path: str, layout: Layout, index: bytes) -> None:
+        self.path = path
+        self.layout = layout
+        self._index = index
+        self._held = _Held(path)
+        status = os.stat(path)
+        #: Names the graph's tasks: the same for the same file.
+        identity = f"{path} {status.st_ino} {status.st_mtime_ns}"
+        self.name = f"stored-{xxhash.xxh3_128_hexdigest(identity.encode('utf-8', 'surrogateescape'))}"
+
+    def __call__(self, block_id: tuple[int, ...] = ()) -> Any:
+        """Return the block at a position."""
+        import numpy as np
+
+        number = self.layout.number(block_id)
+        offset, size, expected = _PLACE.unpack_from(self._index, number * _PLACE.size)
+        data = np.empty(size, np.uint8)
+        with self._held as handle:
+            _read(handle, data.data, offset)
+        if checksum(data.data) != expected:
+            raise InvalidPickle(f"the side file {self.path} is damaged: chunk {block_id} is not what was saved")
+        return self.layout.decoded(data, number)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Reader, (self.path, self.layout, self._index)
+
+    def __dask_tokenize__(self) -> str:
+        return self.name
+
+
+def _read(handle: int, data: memoryview, offset: int) -> None:
+    while data:
+        count = os.preadv(handle, [data], offset)
+        if not count:
+            return  # the checksum tells
+        data, offset = data[count:], offset + count
+
+
+class _Held:
+    """A descriptor of a file, held as long as this is, or opened each time where many are held already."""
+
+    _free = _MOST_HELD
+    _lock = threading.Lock()
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._handle = -1
+        handle = self._open()
+        with self._lock:
+            if _Held._free > 0:
+                _Held._free -= 1
+                self._handle = handle
+        if self._handle < 0:
+            os.close(handle)
+        self._opened = threading.local()
+
+    def _open(self) -> int:
+        try:
+            return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            message = f"the side file {self._path} is gone: its result was overwritten or removed since it was read"
+            raise SideFileMissing(message) from error
+
+    def __enter__(self) -> int:
+        if self._handle >= 0:
+            return self._handle
+        self._opened.handle = self._open()
+        return int(self._opened.handle)
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle < 0:
+            os.close(self._opened.handle)
+
+    def __del__(self) -> None:
+        handle = getattr(self, "_handle", -1)
+        if handle >= 0:
+            os.close(handle)
+            _Held._free += 1
+
+
+class Dataset:
+    """A dataset of an HDF5 file that another program wrote, opened for each slice by its path.
+
+    Parameters
+    ----------
+    path, name : str
+        File and dataset.
+    shape, dtype
+        The dataset's.
+    """
+
+    _lock = threading.Lock()
+
+    def __init__(self, path: str, name: str, shape: tuple[int, ...], dtype: Any) -> None:
+        self.path = path
+        self.name = name
+        self.shape = shape
+        self.dtype = dtype
+        self.ndim = len(shape)
+
+    def __getitem__(self, where: Any) -> Any:
+        import h5py
+
+        try:
+            with self._lock, h5py.File(self.path, "r", locking=False) as file:
+                return file[self.name][where]
+        except FileNotFoundError as error:
+            raise SideFileMissing(f"the side file {self.path} is gone: {error}") from error

@@ -1,0 +1,115 @@
+"""Dask arrays as Zarr arrays, on a file system or behind fsspec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from functionfuse._progress import Counter
+from functionfuse.errors import UnpicklableResult
+from functionfuse.serializers import _chunks, _groups
+from functionfuse.serializers._needed import needed
+from functionfuse.serializers._sides import Sides, damage
+from functionfuse.serializers.base import generate_name
+
+#: The group in which the array is.
+DATASET = "dask_arrays"
+
+
+def write(array: Any, sides: Sides, level: int | None) -> dict[str, Any]:
+    """Write a Dask array chunk by chunk and return the pid.
+
+    Parameters
+    ----------
+    array : dask.array.Array
+        Of numbers, booleans or times, whose chunks' sizes are known.
+    sides : Sides
+        Where.
+    level : int or None
+        Of compression with zstd. A CRC-32C of each chunk is written in any case.
+    """
+    regular = _chunks.regular(_numbers(array))
+    name = generate_name() + ".zarr"
+    try:
+        target = _created(_groups.new_store(sides, name, "dask"), regular, level)
+        if regular.size:
+            with Counter(regular.npartitions, "Dask array") as counter:
+                needed("dask.array", "dask").store(regular, _Watched(target, counter), lock=False, scheduler="threads")
+        digest = _groups.digest(sides, name, [DATASET])
+    except BaseException:
+        sides.remove(name)
+        raise
+    about = {"chunks": array.chunks, "dtype": _chunks.described(array.dtype)}
+    return {"zarr": name, "arrays": [DATASET], "digest": digest, **about}
+
+
+def _numbers(array: Any) -> Any:
+    """Return an array whose dtype every Zarr reader has; times become the integers that they are."""
+    kind = array.dtype.kind
+    if kind in "mM":
+        return array.view("int64")
+    if kind not in "biufc":
+        raise UnpicklableResult(f"Zarr has no dtype {array.dtype}: use DaskArraySerializer over files, or astype")
+    return array
+
+
+def _created(store: Any, array: Any, level: int | None) -> Any:
+    zarr = needed("zarr", "dask")
+    compressors = [zarr.codecs.ZstdCodec(level=level)] if level else []
+    return zarr.create_group(store).create_array(
+        DATASET,
+        shape=array.shape,
+        chunks=tuple(max(1, axis[0]) for axis in array.chunks),
+        dtype=array.dtype,
+        compressors=[*compressors, zarr.codecs.Crc32cCodec()],
+        config={"write_empty_chunks": True},
+    )
+
+
+class _Watched:
+    """A Zarr array that is being written, and counted."""
+
+    def __init__(self, target: Any, counter: Counter) -> None:
+        self._target = target
+        self._counter = counter
+        self.shape = target.shape
+        self.dtype = target.dtype
+
+    def __setitem__(self, where: Any, block: Any) -> None:
+        self._target[where] = block
+        self._counter.step()
+
+    def __dask_tokenize__(self) -> int:
+        return id(self)
+
+
+def read(pid: Mapping[str, Any], sides: Sides) -> Any:
+    """Return the lazy array that `write` returned `pid` for."""
+    _groups.check(sides, pid["zarr"], pid)
+    array = opened(pid["zarr"], sides)
+    dtype = _chunks.dtype_from(pid["dtype"])
+    found = array.view(dtype) if dtype.kind in "mM" else array.astype(dtype)  # Zarr keeps no order of bytes
+    return _chunks.as_saved(found, pid)
+
+
+def opened(name: str, sides: Sides) -> Any:
+    """Return a lazy array over the one in a Zarr group."""
+    zarr = needed("zarr", "dask")
+    with damage(name, ValueError, KeyError):
+        source = zarr.open_group(_groups.store(sides, name, "dask"), mode="r")[DATASET]
+    return needed("dask.array", "dask").from_array(_Source(source, name), chunks=source.chunks, lock=False)
+
+
+class _Source:
+    """A Zarr array that says which side file is damaged."""
+
+    def __init__(self, array: Any, name: str) -> None:
+        self._array = array
+        self._name = name
+        self.shape = array.shape
+        self.dtype = array.dtype
+        self.ndim = array.ndim
+
+    def __getitem__(self, where: Any) -> Any:
+        with damage(self._name, ValueError):
+            return self._array[where]

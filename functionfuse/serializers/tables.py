@@ -1,0 +1,290 @@
+"""Tables of Arrow, pandas and Polars as Parquet files, which SQL reads where they lie.
+
+A table comes back exactly: types, index, metadata. Whether Parquet can hold one
+exactly is tried on its first row; what does not come back as it was (mixed
+columns, columns of one name, ...) is declined, and pickled.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any, cast
+
+from functionfuse.serializers._needed import TypeOf, needed
+from functionfuse.serializers._sides import Sides, damage
+from functionfuse.serializers.base import generate_name
+
+
+class _ParquetSerializer:
+    """What the serializers of tables share: a subclass writes and reads one type."""
+
+    name: str
+    serializer_class: type
+
+    @classmethod
+    def pickle(cls, obj: Any, protocols: Mapping[str, Any]) -> tuple[str, Any] | None:
+        """Write the table to a Parquet file, or decline."""
+        pid = cls.write_as(generate_name() + ".parquet", obj, protocols)
+        return None if pid is None else (cls.name, pid)
+
+    @classmethod
+    def write_as(cls, name: str, obj: Any, protocols: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Write the table to a Parquet file of that name and return the pid; None if it does not fit."""
+        if not cls._fits(obj):
+            return None
+        with Sides(protocols).written(name) as file:
+            about = cls._write(obj, file)
+        return {"file": name, "checksum": file.checksum(), "about": about}
+
+    @classmethod
+    def unpickle(cls, pid: Any, protocols: Mapping[str, Any]) -> Any:
+        """Read the table; all its bytes are checked first."""
+        data = Sides(protocols).checked(pid["file"], pid["checksum"])
+        with damage(pid["file"], Exception):
+            return cls._read(data, pid["about"])
+
+    @classmethod
+    def remove(cls, pid: Any, protocols: Mapping[str, Any]) -> None:
+        """Delete the file."""
+        Sides(protocols).remove(pid["file"])
+
+    @classmethod
+    def _fits(cls, obj: Any) -> bool:
+        """Tell whether Parquet holds this exactly, as far as the first row shows."""
+        try:
+            first = cls._first(obj)
+            file = io.BytesIO()
+            about = cls._write(first, file)
+            return cls._is_same(cls._read(memoryview(file.getvalue()), about), first)
+        except Exception:  # a library says so in its own way
+            return False
+
+    @classmethod
+    def _first(cls, obj: Any) -> Any:
+        """Return the first row."""
+        raise NotImplementedError
+
+    @classmethod
+    def _write(cls, obj: Any, file: Any) -> Any:
+        """Write Parquet to a file and return what it does not tell."""
+        raise NotImplementedError
+
+    @classmethod
+    def _read(cls, data: memoryview, about: Any) -> Any:
+        """Return what `_write` wrote."""
+        raise NotImplementedError
+
+    @classmethod
+    def _is_same(cls, found: Any, wanted: Any) -> bool:
+        """Tell whether a first row came back as it was."""
+        raise NotImplementedError
+
+
+def _write_arrow(table: Any, file: Any) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+
+
+def _read_arrow(data: memoryview) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return pq.read_table(pa.BufferReader(pa.py_buffer(data)))
+
+
+# Arrow
+
+
+class ArrowTableSerializer(_ParquetSerializer):
+    """Writes a `pyarrow.Table` to a Parquet file."""
+
+    name = "ArrowTableSerializer"
+    serializer_class: type = cast(type, TypeOf("pyarrow", "Table", "arrow"))
+
+    @classmethod
+    def _first(cls, obj: Any) -> Any:
+        return obj.slice(0, 1)
+
+    @classmethod
+    def _write(cls, obj: Any, file: Any) -> Any:
+        _write_arrow(obj, file)
+        return obj.schema.serialize().to_pybytes()
+
+    @classmethod
+    def _read(cls, data: memoryview, about: Any) -> Any:
+        import pyarrow as pa
+
+        schema = pa.ipc.read_schema(pa.py_buffer(about))
+        table = _read_arrow(data)
+        return table if table.schema.equals(schema, check_metadata=True) else table.cast(schema)
+
+    @classmethod
+    def _is_same(cls, found: Any, wanted: Any) -> bool:
+        is_same = found.num_rows == wanted.num_rows and found.schema.equals(wanted.schema, check_metadata=True)
+        return bool(wanted.num_columns) and bool(is_same)
+
+
+class ArrowBatchSerializer(ArrowTableSerializer):
+    """Writes a `pyarrow.RecordBatch` to a Parquet file."""
+
+    name = "ArrowBatchSerializer"
+    serializer_class: type = cast(type, TypeOf("pyarrow", "RecordBatch", "arrow"))
+
+    @classmethod
+    def _write(cls, obj: Any, file: Any) -> Any:
+        import pyarrow as pa
+
+        return super()._write(pa.Table.from_batches([obj]), file)
+
+    @classmethod
+    def _read(cls, data: memoryview, about: Any) -> Any:
+        import pyarrow as pa
+
+        table = super()._read(data, about)
+        columns = [pa.concat_arrays(c.chunks) if c.num_chunks else pa.array([], c.type) for c in table.columns]
+        return pa.RecordBatch.from_arrays(columns, schema=table.schema)
+
+
+# pandas
+
+
+class PandasFrameSerializer(_ParquetSerializer):
+    """Writes a `pandas.DataFrame` to a Parquet file, with its index."""
+
+    name = "PandasFrameSerializer"
+    serializer_class: type = cast(type, TypeOf("pandas", "DataFrame", "pandas"))
+
+    @classmethod
+    def _fits(cls, obj: Any) -> bool:
+        return _has_plain_objects(obj) and super()._fits(obj)
+
+    @classmethod
+    def _first(cls, obj: Any) -> Any:
+        return obj.iloc[:1]
+
+    @classmethod
+    def _write(cls, obj: Any, file: Any) -> Any:
+        import pyarrow as pa
+
+        _write_arrow(pa.Table.from_pandas(obj), file)
+        return _frequency(obj.index)
+
+    @classmethod
+    def _read(cls, data: memoryview, about: Any) -> Any:
+        frame = _read_arrow(data).to_pandas()
+        if about is not None:
+            frame.index.freq = about
+        return frame
+
+    @classmethod
+    def _is_same(cls, found: Any, wanted: Any) -> bool:
+        return _structure(found) == _structure(wanted)
+
+
+def _has_plain_objects(frame: Any) -> bool:
+    is_object = needed("pandas", "pandas").api.types.is_object_dtype
+    columns = [frame.iloc[:, number] for number in range(frame.shape[1])]
+    levels = [frame.index.get_level_values(number) for number in range(frame.index.nlevels)]
+    return all(_is_text(each) for each in (*columns, *levels) if is_object(each.dtype))
+
+
+def _is_text(column: Any) -> bool:
+    """Tell whether a column of objects has strings alone: Parquet would make None and NaN, 1 and True the same."""
+    return needed("pandas", "pandas").api.types.infer_dtype(column, skipna=False) in ("string", "empty")
+
+
+def _frequency(index: Any) -> str | None:
+    frequency = getattr(index, "freq", None)
+    return None if frequency is None or index.dtype.kind == "O" else str(frequency.freqstr)
+
+
+def _structure(frame: Any) -> list[Any]:
+    """Return all of a data frame but its values."""
+    index, columns = frame.index, frame.columns
+    levels = [index.get_level_values(number) for number in range(index.nlevels)]
+    return [
+        [type(index), index.names, [level.dtype for level in levels], _frequency(index)],
+        [type(columns), columns.names, columns.dtype, list(columns), [type(name) for name in columns]],
+        [list(frame.dtypes), [repr(dtype) for dtype in frame.dtypes]],
+        [frame.attrs, frame.flags.allows_duplicate_labels, frame.shape],
+    ]
+
+
+class PandasSeriesSerializer(_ParquetSerializer):
+    """Writes a `pandas.Series` to a Parquet file, with its index."""
+
+    name = "PandasSeriesSerializer"
+    serializer_class: type = cast(type, TypeOf("pandas", "Series", "pandas"))
+
+    @classmethod
+    def _fits(cls, obj: Any) -> bool:
+        is_plain = obj.name is None or type(obj.name) in (str, int)
+        return is_plain and _has_plain_objects(_as_frame(obj)) and super()._fits(obj)
+
+    @classmethod
+    def _first(cls, obj: Any) -> Any:
+        return obj.iloc[:1]
+
+    @classmethod
+    def _write(cls, obj: Any, file: Any) -> Any:
+        return [obj.name, PandasFrameSerializer._write(_as_frame(obj), file)]
+
+    @classmethod
+    def _read(cls, data: memoryview, about: Any) -> Any:
+        series = PandasFrameSerializer._read(data, about[1]).iloc[:, 0]
+        return series.rename(about[0])
+
+    @classmethod
+    def _is_same(cls, found: Any, wanted: Any) -> bool:
+        return not wanted.attrs and _structure(_as_frame(found)) == _structure(_as_frame(wanted))
+
+
+def _as_frame(series: Any) -> Any:
+    return series.to_frame(series.name if type(series.name) is str else "values")
+
+
+# Polars
+
+
+class PolarsFrameSerializer(_ParquetSerializer):
+    """Writes a `polars.DataFrame` to a Parquet file."""
+
+    name = "PolarsFrameSerializer"
+    serializer_class: type = cast(type, TypeOf("polars", "DataFrame", "polars"))
+
+    @classmethod
+    def _first(cls, obj: Any) -> Any:
+        return obj.head(1)
+
+    @classmethod
+    def _write(cls, obj: Any, file: Any) -> Any:
+        obj.write_parquet(file, compression="zstd", statistics=True)
+
+    @classmethod
+    def _read(cls, data: memoryview, about: Any) -> Any:
+        return needed("polars", "polars").read_parquet(io.BytesIO(data))
+
+    @classmethod
+    def _is_same(cls, found: Any, wanted: Any) -> bool:
+        return bool(wanted.width) and bool(found.schema == wanted.schema and found.equals(wanted))
+
+
+class PolarsSeriesSerializer(PolarsFrameSerializer):
+    """Writes a `polars.Series` to a Parquet file of one column."""
+
+    name = "PolarsSeriesSerializer"
+    serializer_class: type = cast(type, TypeOf("polars", "Series", "polars"))
+
+    @classmethod
+    def _write(cls, obj: Any, file: Any) -> Any:
+        super()._write(obj.to_frame(), file)
+
+    @classmethod
+    def _read(cls, data: memoryview, about: Any) -> Any:
+        return super()._read(data, about).to_series()
+
+    @classmethod
+    def _is_same(cls, found: Any, wanted: Any) -> bool:
+        return super()._is_same(found.to_frame(), wanted.to_frame())

@@ -1,0 +1,151 @@
+"""Xarray's datasets and arrays as Zarr groups, with coordinates and attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from functionfuse.serializers import _groups
+from functionfuse.serializers._needed import TypeOf, needed
+from functionfuse.serializers._sides import Sides, damage
+from functionfuse.serializers.base import generate_name
+
+_ONLY = "values"  # the variable of an array that has no name
+
+
+class XarrayDatasetSerializer:
+    """Writes an `xarray.Dataset` to a Zarr group.
+
+    Notes
+    -----
+    What lay in Dask arrays is lazy when it is read, in the same chunks; what lay in
+    memory is read at once. Every chunk has a CRC-32C. What Zarr does not give back
+    as it was (attributes that are no JSON, objects) is pickled.
+    """
+
+    name = "XarrayDatasetSerializer"
+    serializer_class: type = cast(type, TypeOf("xarray", "Dataset", "xarray"))
+
+    @classmethod
+    def pickle(cls, obj: Any, protocols: Mapping[str, Any]) -> tuple[str, Any] | None:
+        """Write the dataset; decline what does not come back as it was."""
+        pid = _write(obj, Sides(protocols))
+        return None if pid is None else (cls.name, pid)
+
+    @classmethod
+    def unpickle(cls, pid: Any, protocols: Mapping[str, Any]) -> Any:
+        """Return the dataset."""
+        return _read(pid, Sides(protocols))
+
+    @classmethod
+    def remove(cls, pid: Any, protocols: Mapping[str, Any]) -> None:
+        """Delete the group."""
+        Sides(protocols).remove(pid["group"])
+
+
+class XarrayArraySerializer(XarrayDatasetSerializer):
+    """Writes an `xarray.DataArray` to a Zarr group; otherwise as `XarrayDatasetSerializer`."""
+
+    name = "XarrayArraySerializer"
+    serializer_class: type = cast(type, TypeOf("xarray", "DataArray", "xarray"))
+
+    @classmethod
+    def pickle(cls, obj: Any, protocols: Mapping[str, Any]) -> tuple[str, Any] | None:
+        """Write the array; decline what does not come back as it was."""
+        if obj.name is not None and (type(obj.name) is not str or obj.name in obj.coords):
+            return None
+        variable = obj.name or _ONLY
+        if variable in obj.coords:
+            return None
+        pid = _write(obj.to_dataset(name=variable), Sides(protocols))
+        return None if pid is None else (cls.name, {**pid, "variable": variable, "name": obj.name})
+
+    @classmethod
+    def unpickle(cls, pid: Any, protocols: Mapping[str, Any]) -> Any:
+        """Return the array."""
+        return _read(pid, Sides(protocols))[pid["variable"]].rename(pid["name"])
+
+
+def _write(dataset: Any, sides: Sides) -> dict[str, Any] | None:
+    needed("zarr", "xarray")
+    if any(variable.dtype.hasobject or variable.dtype.kind == "S" for variable in dataset.variables.values()):
+        return None
+    if any(type(name) is not str for name in (*dataset.variables, *dataset.sizes)):
+        return None
+    chunks = {name: variable.chunks for name, variable in dataset.variables.items() if variable.chunks}
+    group = generate_name() + ".zarr"
+    dtypes = {name: str(each.dtype) for name, each in dataset.variables.items() if each.dtype.kind in "mMU"}
+    pid: dict[str, Any] = {
+        "group": group,
+        "arrays": list(map(str, dataset.variables)),
+        "chunks": chunks,
+        "dtypes": dtypes,
+    }
+    plain = _with_strings(dataset).drop_encoding()
+    try:
+        store = _groups.new_store(sides, group, "xarray")
+        how = {"mode": "w", "consolidated": False, "zarr_format": 3, "write_empty_chunks": True}
+        plain.to_zarr(store, encoding=_encoding(plain), **how)
+        pid["digest"] = _groups.digest(sides, group, pid["arrays"])
+        fits = _structure(_read(pid, sides)) == _structure(dataset)
+    except (TypeError, ValueError, NotImplementedError):  # of what Zarr cannot hold
+        fits = False
+    except BaseException:
+        sides.remove(group)
+        raise
+    if not fits:
+        sides.remove(group)
+        return None
+    return pid
+
+
+def _with_strings(dataset: Any) -> Any:
+    """Return a dataset whose texts have no fixed length: for that, Zarr has no specification."""
+    texts = {name: each.astype(object) for name, each in dataset.variables.items() if each.dtype.kind == "U"}
+    return dataset.assign({k: v for k, v in texts.items() if k not in dataset.coords}).assign_coords(
+        {k: v for k, v in texts.items() if k in dataset.coords}
+    )
+
+
+def _encoding(dataset: Any) -> dict[str, Any]:
+    zarr = needed("zarr", "xarray")
+    codecs = [zarr.codecs.ZstdCodec(), zarr.codecs.Crc32cCodec()]
+    return {name: _encoded(variable, codecs) for name, variable in dataset.variables.items()}
+
+
+def _encoded(variable: Any, codecs: list[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"compressors": codecs}
+    if variable.chunks:
+        found["chunks"] = tuple(max(axis) for axis in variable.chunks)
+    if variable.dtype.kind == "f":
+        found["_FillValue"] = None  # NaN is a value
+    return found
+
+
+def _read(pid: Mapping[str, Any], sides: Sides) -> Any:
+    xarray = needed("xarray", "xarray")
+    _groups.check(sides, pid["group"], pid)
+    with damage(pid["group"], Exception):
+        dataset = xarray.open_zarr(_groups.store(sides, pid["group"], "xarray"), consolidated=False, chunks=None)
+        for name in list(dataset.variables):
+            dataset = _restored(dataset, name, pid)
+    return dataset.drop_encoding()
+
+
+def _restored(dataset: Any, name: str, pid: Mapping[str, Any]) -> Any:
+    variable = dataset[name].variable
+    if name in pid["chunks"]:
+        variable = variable.chunk(dict(zip(variable.dims, pid["chunks"][name], strict=True)))
+    else:
+        variable = variable.load()
+    if name in pid["dtypes"]:  # times that were read are of nanoseconds, texts of any length
+        variable = variable.astype(pid["dtypes"][name])
+    return dataset.assign_coords({name: variable}) if name in dataset.coords else dataset.assign({name: variable})
+
+
+def _structure(dataset: Any) -> list[Any]:
+    """Return all of a dataset but its values."""
+    variables = {
+        name: (each.dims, each.shape, each.dtype, each.attrs, each.chunks) for name, each in dataset.variables.items()
+    }
+    return [variables, set(dataset.coords), dict(dataset.attrs), dict(dataset.sizes), sorted(dataset.xindexes)]

@@ -1,0 +1,301 @@
+"""Dask arrays on disk: exact, lazy, a few chunks in memory at a time, and nothing of a save that failed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from functionfuse.errors import InvalidPickle, SideFileMissing, UnpicklableResult
+from functionfuse.serializers.base import FILE_PROTOCOL
+from functionfuse.serializers.daskarray import DaskArraySerializer, DaskZarrSerializer
+from functionfuse.storage.filestorage import FileStorage
+from tests.test_serializers import Checked
+
+da = pytest.importorskip("dask.array")
+h5py = pytest.importorskip("h5py")
+np = pytest.importorskip("numpy")
+
+
+class Small(DaskArraySerializer):
+    """With HDF5's compression."""
+
+    compression = 4
+
+
+class SmallZarr(DaskZarrSerializer):
+    """With Zarr's compression."""
+
+    compression = 3
+
+
+def samples() -> list[Any]:
+    """Return arrays whose chunks fit and do not fit, of every kind of shape and of dtypes that Zarr has too."""
+    return [
+        da.from_array(np.arange(7000.0).reshape(100, 70), chunks=(30, 20)),
+        da.ones((5,), chunks=((2, 1, 2),), dtype=">i2"),
+        da.from_array(np.array(["2020-02-29", "NaT"], "M8[s]"), chunks=1),
+        da.zeros((0, 3)),
+        da.ones(()),
+        da.ones((4, 4), chunks=2) > 0,
+        da.ones((3, 4), chunks=(2, 3), dtype="c16").T,
+        da.zeros((200, 200), chunks=(100, 50)),
+    ]
+
+
+class DaskArrays(Checked):
+    """The suite for serializers, with arrays that are computed to be compared."""
+
+    def samples(self) -> list[Any]:
+        """Return arrays of all kinds."""
+        return samples()
+
+    def equal(self, one: Any, other: Any) -> bool:
+        """Compare values, dtype and chunks."""
+        same = type(one) is type(other) and one.dtype == other.dtype and one.chunks == other.chunks
+        return bool(same) and one.compute().tobytes() == other.compute().tobytes()
+
+
+class TestHDF5(DaskArrays):
+    """HDF5."""
+
+    serializer = DaskArraySerializer
+
+    def samples(self) -> list[Any]:
+        """Return what Zarr has no dtype for, too."""
+        mixed = np.zeros(7, [("a", "i4"), ("b", "f8")])
+        return [*samples(), da.from_array(np.array(["a", "bb"])), da.from_array(mixed, chunks=3)]
+
+    def test_it_works_over_a_remote_file_system(self) -> None:
+        """Over the S3 protocol it is Zarr, which has its own test."""
+        assert self.serializer.name == "HDFSerializer"
+
+
+class TestCompressedHDF5(TestHDF5):
+    """HDF5, compressed."""
+
+    serializer = Small
+
+
+@pytest.mark.slow
+class TestZarr(DaskArrays):
+    """Zarr, over files and behind fsspec."""
+
+    serializer = DaskZarrSerializer
+
+    @pytest.fixture(autouse=True)
+    def _loop(self, zarr_loop: None) -> None:
+        pass
+
+
+@pytest.mark.slow
+class TestCompressedZarr(TestZarr):
+    """Zarr, compressed."""
+
+    serializer = SmallZarr
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> FileStorage:
+    """Return a storage with the serializer."""
+    storage = FileStorage(tmp_path)
+    storage.register_persistent_serializers(DaskArraySerializer)
+    return storage
+
+
+def h5_file(folder: Path) -> Path:
+    """Return the one side file."""
+    (path,) = folder.glob("w/bigdata/*/*")
+    return path
+
+
+@pytest.mark.parametrize("serializer", [DaskArraySerializer, Small])
+def test_the_file_is_any_hdf5(serializer: Any, tmp_path: Path) -> None:
+    """h5py reads the dataset `dask_arrays`, edges included, chunked as the array and compressed if it was to be."""
+    storage = FileStorage(tmp_path)
+    storage.register_persistent_serializers(serializer)
+    array = samples()[0]
+    storage.save("w", "t", array)
+    with h5py.File(h5_file(tmp_path)) as file:
+        dataset = file["dask_arrays"]
+        assert dataset.chunks == (30, 20)
+        assert dataset.compression == ("gzip" if serializer.compression else None)
+        assert np.array_equal(dataset[...], array.compute())
+
+
+def test_what_function_fuse_wrote_is_read(tmp_path: Path, storage: FileStorage) -> None:
+    """A pid that is a file's name, as Function Fuse has them, is its HDF5 file, lazy and in its chunks."""
+    values = np.arange(12.0).reshape(3, 4)
+    with h5py.File(tmp_path / "old", "w") as file:
+        file.create_dataset("dask_arrays", data=values, chunks=(2, 2))
+
+    class Folder:
+        def open(self, name: str, mode: str) -> Any:
+            return open(tmp_path / name, mode)
+
+    array = DaskArraySerializer.unpickle("old", {FILE_PROTOCOL: Folder()})
+    assert array.chunksize == (2, 2)
+    assert np.array_equal(array[1:].compute(), values[1:])
+
+
+def test_a_slice_reads_its_chunks_alone(tmp_path: Path, storage: FileStorage) -> None:
+    """Of a file in which one chunk is damaged, all that does not need it can be read, and it is named where it is."""
+    storage.save("w", "t", da.from_array(np.arange(4000), chunks=1000))
+    with h5py.File(h5_file(tmp_path)) as file:
+        offset = file["dask_arrays"].id.get_chunk_info_by_coord((2000,)).byte_offset
+    with open(h5_file(tmp_path), "r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff")
+    array = storage.read_task("w", "t")
+    assert array[:2000].sum().compute() == sum(range(2000))
+    with pytest.raises(InvalidPickle, match=r"\.h5 is damaged: chunk \(2,\)"):
+        array.compute()
+
+
+def test_it_outlives_its_result(storage: FileStorage) -> None:
+    """An array that was read can be computed after its task was saved again, from itself too, and removed."""
+    storage.save("w", "t", da.ones(10, chunks=3))
+    first = storage.read_task("w", "t")
+    storage.save("w", "t", first + 1)
+    second = storage.read_task("w", "t")
+    storage.remove_task("w", "t")
+    assert (first.sum().compute(), second.sum().compute()) == (10, 20)
+
+
+@pytest.mark.slow
+def test_other_processes_read_it(storage: FileStorage) -> None:
+    """It computes in worker processes, which open the file by its path, and says so where it is gone for them."""
+    storage.save("w", "t", da.ones(10, chunks=3))
+    array = storage.read_task("w", "t")
+    assert array.sum().compute(scheduler="processes", num_workers=2) == 10
+    storage.remove_task("w", "t")
+    with pytest.raises(SideFileMissing, match="overwritten or removed since"):
+        array.sum().compute(scheduler="processes", num_workers=2)
+
+
+def test_beyond_many_arrays_files_are_not_kept_open(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many arrays are read, no more than some hundred files are open; the others are opened when read."""
+    from functionfuse.serializers import _chunks
+
+    monkeypatch.setattr(_chunks._Held, "_free", 2)
+    for number in range(4):
+        storage.save("w", f"t{number}", da.full(10, number, chunks=3))
+    arrays = [storage.read_task("w", f"t{number}") for number in range(4)]
+    assert [int(array.sum().compute()) for array in arrays] == [0, 10, 20, 30]
+    assert _chunks._Held._free == 0
+    del arrays
+
+
+def counting(threads: Callable[[int], None], shape: tuple[int, ...] = (64,)) -> Any:
+    """Return an array of 64 chunks whose computation calls a function with the number of the chunk."""
+
+    def block(block_info: Any = None) -> Any:
+        number = block_info[None]["chunk-location"][0]
+        threads(number)
+        return np.full(1000, number)
+
+    return da.map_blocks(block, chunks=((1000,) * 64,), dtype="i8", meta=np.empty(0, "i8"))
+
+
+@pytest.mark.parametrize("serializer", [DaskArraySerializer, DaskZarrSerializer])
+def test_a_failure_half_way_leaves_nothing(serializer: Any, tmp_path: Path) -> None:
+    """An error in a chunk comes out as itself; the file is gone, and what was stored before is as it was."""
+    if serializer is DaskZarrSerializer:
+        pytest.importorskip("zarr")
+    storage = FileStorage(tmp_path)
+    storage.register_persistent_serializers(serializer)
+    storage.save("w", "t", "before")
+
+    def fail(number: int) -> None:
+        if number == 40:
+            raise ValueError("chunk 40")
+
+    array = counting(fail)
+    with pytest.raises(ValueError, match="chunk 40") as caught:
+        storage.save("w", "t", array)
+    assert any("task 't' of workflow 'w'" in note for note in caught.value.__notes__)
+    assert list(tmp_path.glob("w/bigdata/*")) == []
+    assert storage.read_task("w", "t") == "before"
+
+
+def test_a_few_chunks_are_in_memory(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more chunks are computed than written, but for one a thread; each is computed once."""
+    from functionfuse.serializers import daskarray
+
+    lock = threading.Lock()
+    computed: list[int] = []
+    written: list[int] = []
+    most = [0]
+
+    def compute(number: int) -> None:
+        with lock:
+            computed.append(number)
+            most[0] = max(most[0], len(computed) - len(written))
+
+    write = daskarray._Writer.write
+
+    def watched(self: Any, block: Any, number: int) -> None:
+        write(self, block, number)
+        with lock:
+            written.append(number)
+
+    monkeypatch.setattr(daskarray._Writer, "write", watched)
+    array = counting(compute)
+    computed.clear()
+    import dask
+
+    with dask.config.set(num_workers=3):
+        storage.save("w", "t", array)
+    assert sorted(computed) == sorted(written) == list(range(64))
+    assert most[0] <= 4
+    assert np.array_equal(storage.read_task("w", "t").compute(), np.repeat(np.arange(64), 1000))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (lambda: da.arange(10, chunks=5)[da.arange(10, chunks=5) > 3], r"compute_chunk_sizes\(\)"),
+        (lambda: da.from_array(np.array([{}, None], object), chunks=1), "Python objects"),
+        (lambda: da.ma.masked_array(da.ones(3, chunks=2), [True, False, True]), "MaskedArray"),
+        (lambda: da.ones(4, chunks=2).map_blocks(lambda block: block[:1], dtype="f8"), "promised was"),
+    ],
+    ids=["unknown sizes", "objects", "masked", "other shapes"],
+)
+def test_what_does_not_fit_is_refused(array: Callable[[], Any], message: str, storage: FileStorage) -> None:
+    """What a file of arrays cannot hold is refused, with the remedy; nothing is left of it."""
+    with pytest.raises(UnpicklableResult, match=message):
+        storage.save("w", "t", [array()])
+    assert not storage.file_exists("w", "t")
+
+
+def test_zarr_refuses_what_it_cannot_describe(tmp_path: Path) -> None:
+    """Of dtypes that Zarr has no specification for, the message says what to use."""
+    pytest.importorskip("zarr")
+    storage = FileStorage(tmp_path)
+    storage.register_persistent_serializers(DaskZarrSerializer)
+    with pytest.raises(UnpicklableResult, match="use DaskArraySerializer"):
+        storage.save("w", "t", da.from_array(np.array(["a"])))
+
+
+@pytest.mark.slow
+def test_a_lost_chunk_of_zarr_is_not_zero(tmp_path: Path, zarr_loop: None) -> None:
+    """Zarr takes a chunk that is gone for zeros; here it is an error, also when it was lost after the reading."""
+    storage = FileStorage(tmp_path)
+    storage.register_persistent_serializers(DaskZarrSerializer)
+    storage.save("w", "t", da.zeros(10, chunks=5))
+    array = storage.read_task("w", "t")
+    assert array.compute().tolist() == [0] * 10
+    (chunk,) = tmp_path.glob("w/bigdata/*/*/dask_arrays/c/1")
+    chunk.unlink()
+    with pytest.raises(SideFileMissing, match="c/1"):
+        array.compute()
+
+
+def test_the_catalog_knows_shape_and_chunks(storage: FileStorage) -> None:
+    """Shape, dtype and chunks are in the summary, the file's bytes in the size."""
+    storage.save("w", "t", da.zeros((100, 70), chunks=(30, 20), dtype="f4"))
+    sql = "SELECT summary->>'shape', summary->>'dtype', summary->'chunks'->>1, size > 28000 FROM tasks"
+    assert storage.catalog.sql(sql).fetchall() == [("[100,70]", "float32", "[20,20,20,10]", True)]
