@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -174,6 +173,7 @@ def test_any_nest_of_containers(storage: FileStorage, obj: Any) -> None:
 @pytest.mark.parametrize("size", [5, 10_000])
 def test_pandas(storage: FileStorage, size: int) -> None:
     """Tables of any column, duplicate names and mixed objects too, come back equal, recorded as pickles."""
+    pd = pytest.importorskip("pandas")
     frame = pd.DataFrame(
         {
             "number": NUMBERS.random(size),
