@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -758,7 +759,7 @@ class SerializerContract:
         storage = self.open_storage(tmp_path)
         samples = self.samples()[:2]
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda sample: [storage.save("w", "t", sample) for _ in range(3)], samples))
+            list(pool.map(partial(storage.save, "w", "t"), samples * 3))
         found = storage.read_task("w", "t")
         assert any(self.equal(found, sample) for sample in samples)
 

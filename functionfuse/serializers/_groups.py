@@ -44,7 +44,7 @@ def store(sides: Sides, name: str, extra: str) -> Any:
 @cache
 def _strict() -> Any:
     """Return the class of a store in which a chunk that is not there is an error."""
-    base = needed("zarr.storage", "dask").WrapperStore
+    base: Any = needed("zarr.storage", "dask").WrapperStore
 
     class Strict(base):  # type: ignore[misc]  # Zarr is imported on use
         async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
