@@ -29,7 +29,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -758,8 +757,13 @@ class SerializerContract:
         """Threads that save under one name at once do not lose each other's side files: one result is read, whole."""
         storage = self.open_storage(tmp_path)
         samples = self.samples()[:2]
+
+        def save(sample: Any) -> None:
+            for _ in range(3):
+                storage.save("w", "t", sample)
+
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(partial(storage.save, "w", "t"), samples * 3))
+            list(pool.map(save, samples))
         found = storage.read_task("w", "t")
         assert any(self.equal(found, sample) for sample in samples)
 
