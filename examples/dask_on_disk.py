@@ -44,7 +44,7 @@ def show(folder: str, gib: float) -> None:
         stored = storage.read_task("noise", "raw")
         part = stored[-5:, -5:].compute()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    ((size,),) = storage.catalog.sql("SELECT size FROM tasks").fetchall()
+    size = sum(file["size"] for file in storage.footer("noise", "raw").record["side_files"])
     print(f"Saved {size / 2**30:.2f} GiB; at most {peak:.0f} MiB were in memory.")
     print(f"A slice of shape {part.shape} has the mean {part.mean():.3f}.")
 

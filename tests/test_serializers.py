@@ -560,3 +560,23 @@ def test_the_work_is_not_done_twice_for_cloudpickle(tmp_path: Path) -> None:
     assert (text, function()) == (Text("once"), 5)
     assert len(calls) == 1
     assert storage.footer("w", "t").record["serializers"] == ["cloudpickle", "TextSerializer"]
+
+
+@pytest.mark.slow
+def test_summaries(tmp_path: Path) -> None:
+    """The catalog knows sizes, columns, types and bytes of what Dask, Xarray and PyTorch hold, without reading it."""
+    dd = pytest.importorskip("dask.dataframe")
+    xr = pytest.importorskip("xarray")
+    storage = FileStorage(tmp_path)
+    storage.save("w", "a", dd.from_pandas(pd.DataFrame({"x": [1, 2, 3]}), npartitions=2))
+    storage.save("w", "b", xr.Dataset({"v": ("t", np.zeros(4))}))
+    storage.save("w", "c", xr.DataArray(np.zeros((2, 3), "f4"), dims=["p", "q"]))
+    found = [storage.footer("w", name).record["summary"] for name in "abc"]
+    assert found == [
+        {"columns": {"x": "int64"}, "partitions": 2},
+        {"sizes": {"t": 4}, "variables": {"v": "float64"}, "bytes": 32},
+        {"shape": [2, 3], "dtype": "float32", "sizes": {"p": 2, "q": 3}, "bytes": 24},
+    ]
+    torch = pytest.importorskip("torch")
+    storage.save("w", "d", torch.zeros(2, 3))
+    assert storage.footer("w", "d").record["summary"] == {"shape": [2, 3], "dtype": "torch.float32", "bytes": 24}

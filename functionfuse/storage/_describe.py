@@ -221,6 +221,26 @@ def _dask_array(array: Any) -> dict[str, Any]:
     return {"shape": [_count(n) for n in array.shape], "dtype": str(array.dtype), "chunks": _chunks(array.chunks)}
 
 
+def _dask_frame(frame: Any) -> dict[str, Any]:
+    columns = {to_text(str(name)): str(dtype) for name, dtype in frame.dtypes.items()}
+    return {"columns": columns, "partitions": frame.npartitions}
+
+
+def _dataset(dataset: Any) -> dict[str, Any]:
+    variables = {to_text(str(name)): str(variable.dtype) for name, variable in dataset.variables.items()}
+    sizes = {to_text(str(name)): size for name, size in dataset.sizes.items()}
+    return {"sizes": sizes, "variables": variables, "bytes": int(dataset.nbytes)}
+
+
+def _array_with_sizes(array: Any) -> dict[str, Any]:
+    sizes = {to_text(str(name)): size for name, size in array.sizes.items()}
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "sizes": sizes, "bytes": int(array.nbytes)}
+
+
+def _tensor(tensor: Any) -> dict[str, Any]:
+    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype), "bytes": tensor.numel() * tensor.element_size()}
+
+
 def _count(number: float) -> int | None:
     return None if math.isnan(number) else int(number)  # Dask does not know every length
 
@@ -247,6 +267,10 @@ _SUMMARIES: dict[tuple[str, str], Callable[[Any], dict[str, Any]]] = {
     ("pyarrow", "Table"): _table,
     ("pyarrow", "RecordBatch"): _table,
     ("dask", "Array"): _dask_array,
+    ("dask", "DataFrame"): _dask_frame,
+    ("xarray", "Dataset"): _dataset,
+    ("xarray", "DataArray"): _array_with_sizes,
+    ("torch", "Tensor"): _tensor,
     ("builtins", "dict"): _mapping,
     **{("builtins", name): _sized for name in ("list", "tuple", "set", "frozenset", "str", "bytes", "bytearray")},
 }
