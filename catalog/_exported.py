@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalog.destination import files_at
 from catalog.digest import hashes_of, kind_of, link
-from catalog.finding import Finding
+from catalog.discrepancy import Discrepancy
 from catalog.manifest import Lines, Manifest, NoManifest, digest_of_export, read
 
 if TYPE_CHECKING:
@@ -74,13 +74,16 @@ class SeenExport:
 
 
 def seen_at(
-    path: str, storage_options: dict[str, Any] | None, connection: duckdb.DuckDBPyConnection, findings: list[Finding]
+    path: str,
+    storage_options: dict[str, Any] | None,
+    connection: duckdb.DuckDBPyConnection,
+    findings: list[Discrepancy],
 ) -> list[Seen]:
     """Read the files at a path; what cannot be read is a finding."""
     try:
         opened = files_at(path, storage_options)
     except Exception as error:  # each file system has errors of its own
-        findings.append(Finding(path, "unreadable", f"it cannot be read: {error}"))
+        findings.append(Discrepancy(path, "unreadable", f"it cannot be read: {error}"))
         return []
     seen = []
     for name, opener in opened.items():
@@ -88,16 +91,16 @@ def seen_at(
             with opener() as file:
                 each, found = _read(name, file, connection)
         except NoManifest as error:
-            findings.append(Finding(name, "unreadable", str(error)))
+            findings.append(Discrepancy(name, "unreadable", str(error)))
         except Exception as error:  # a damaged file may upset Parquet's reader anywhere
-            findings.append(Finding(name, "unreadable", f"it is damaged, or no Parquet file: {error}"))
+            findings.append(Discrepancy(name, "unreadable", f"it is damaged, or no Parquet file: {error}"))
         else:
             seen.append(each)
             findings += found
     return seen
 
 
-def _read(path: str, file: Any, connection: duckdb.DuckDBPyConnection) -> tuple[Seen, list[Finding]]:
+def _read(path: str, file: Any, connection: duckdb.DuckDBPyConnection) -> tuple[Seen, list[Discrepancy]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -106,7 +109,7 @@ def _read(path: str, file: Any, connection: duckdb.DuckDBPyConnection) -> tuple[
     columns = [[field.name, kind_of(field.type)] for field in parquet.schema_arrow]
     if columns != manifest.columns:
         message = f"its columns are not those that it describes: {_examples(columns, manifest.columns)}"
-        return Seen(path, manifest, 0, False, None), [Finding(path, "columns", message)]
+        return Seen(path, manifest, 0, False, None), [Discrepancy(path, "columns", message)]
     hashes: list[bytes] = []
     places = []
     # Older versions of pyarrow raise where there is no row group.
@@ -120,10 +123,10 @@ def _read(path: str, file: Any, connection: duckdb.DuckDBPyConnection) -> tuple[
     findings = []
     if len(hashes) != manifest.rows:
         message = f"it has {len(hashes)} rows and says that it has {manifest.rows}"
-        findings.append(Finding(path, "rows", message))
+        findings.append(Discrepancy(path, "rows", message))
     if not is_sound:
         message = "its digest is not that of its rows and description: one of them was changed"
-        findings.append(Finding(path, "digest", message))
+        findings.append(Discrepancy(path, "digest", message))
     return Seen(path, manifest, len(hashes), is_sound, pa.concat_tables(places) if places else None), findings
 
 
@@ -140,29 +143,29 @@ def exports_of(seen: Iterable[Seen]) -> list[SeenExport]:
     return whole + [SeenExport(files) for files in parts.values()]
 
 
-def within(export: SeenExport) -> Iterator[Finding]:
+def within(export: SeenExport) -> Iterator[Discrepancy]:
     """Hold an export's files against each other, and its rows against the lines that it tells of."""
     part = export.manifest.part
     wanted = 1 if part is None else part.files
     if len(export.files) != wanted:
         message = f"{len(export.files)} of the {wanted} files of its export are here"
-        yield Finding(export.path, "parts", message)
+        yield Discrepancy(export.path, "parts", message)
         return
     if export.manifest.table == "events":
         yield from _lines_of(export)
 
 
-def _lines_of(export: SeenExport) -> Iterator[Finding]:
+def _lines_of(export: SeenExport) -> Iterator[Discrepancy]:
     for file in export.files:
         if file.places is not None and not _is_ordered(file.places):
-            yield Finding(file.path, "order", "its rows are not in the order of segments and positions")
+            yield Discrepancy(file.path, "order", "its rows are not in the order of segments and positions")
     rows = _rows_by_segment(export)
     for segment in sorted(rows.keys() - export.segments.keys()):
-        yield Finding(export.path, "lines", f"it has rows of segment {segment}, of which it does not tell")
+        yield Discrepancy(export.path, "lines", f"it has rows of segment {segment}, of which it does not tell")
     for segment, lines in export.segments.items():
         positions, hashes = rows.get(segment, ([], []))
         for kind, message in _wrong_in(lines, positions, hashes, is_whole=not export.manifest.filter):
-            yield Finding(export.path, kind, f"segment {segment}: {message}")
+            yield Discrepancy(export.path, kind, f"segment {segment}: {message}")
 
 
 def _is_ordered(places: pa.Table) -> bool:

@@ -13,8 +13,8 @@ from typing import Any
 
 from catalog._exported import SeenExport, exports_of, seen_at, some, within
 from catalog.digest import NO_ROWS
+from catalog.discrepancy import Discrepancy
 from catalog.errors import InvalidQuestion
-from catalog.finding import Finding
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Audit:
     ----------
     files : tuple of AuditedFile
         All of them, by path.
-    findings : tuple of Finding
+    findings : tuple of Discrepancy
         All that is wrong.
     """
 
     files: tuple[AuditedFile, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[Discrepancy, ...]
 
     @property
     def ok(self) -> bool:
@@ -97,7 +97,7 @@ def verify_exports(*paths: str | os.PathLike[str], storage_options: dict[str, An
 
     if not paths:
         raise InvalidQuestion("name at least one export to verify")
-    findings: list[Finding] = []
+    findings: list[Discrepancy] = []
     seen = []
     with duckdb.connect(":memory:") as connection:
         for path in dict.fromkeys(os.fspath(path) for path in paths):
@@ -110,7 +110,9 @@ def verify_exports(*paths: str | os.PathLike[str], storage_options: dict[str, An
     return Audit(tuple(_audited(exports, followed, findings)), tuple(findings))
 
 
-def _audited(exports: list[SeenExport], followed: dict[str, SeenExport], findings: list[Finding]) -> list[AuditedFile]:
+def _audited(
+    exports: list[SeenExport], followed: dict[str, SeenExport], findings: list[Discrepancy]
+) -> list[AuditedFile]:
     unreadable = {finding.path for finding in findings if finding.kind == "unreadable"}
     files = [AuditedFile(path, None, 0, None, False, None) for path in unreadable]
     for export in exports:
@@ -125,7 +127,7 @@ def _audited(exports: list[SeenExport], followed: dict[str, SeenExport], finding
 # Between exports
 
 
-def _between(exports: list[SeenExport], followed: dict[str, SeenExport]) -> Iterator[Finding]:
+def _between(exports: list[SeenExport], followed: dict[str, SeenExport]) -> Iterator[Discrepancy]:
     """Hold exports against each other: one storage, and of events one chain for each filter."""
     yield from _storages(exports)
     events = [export for export in exports if export.manifest.table == "events"]
@@ -135,53 +137,53 @@ def _between(exports: list[SeenExport], followed: dict[str, SeenExport]) -> Iter
         key = (manifest.previous, manifest.storage, repr(sorted(manifest.filter.items())))
         if (other := first_after.setdefault(key, export)) is not export:
             begin = "begin with the first event" if manifest.previous is None else "continue the same export"
-            yield Finding(export.path, "overlap", f"this export and {other.path} both {begin}")
+            yield Discrepancy(export.path, "overlap", f"this export and {other.path} both {begin}")
         if manifest.previous is None:
             yield from _first(export)
         elif manifest.previous not in followed:
             message = f"it continues an export that is not here, with the digest {manifest.previous}"
-            yield Finding(export.path, "previous", message)
+            yield Discrepancy(export.path, "previous", message)
         else:
             yield from _after(export, followed[manifest.previous])
     yield from _repeated(events)
 
 
-def _storages(exports: list[SeenExport]) -> Iterator[Finding]:
+def _storages(exports: list[SeenExport]) -> Iterator[Discrepancy]:
     first = exports[0] if exports else None
     for export in exports[1:]:
         if first is not None and export.manifest.storage != first.manifest.storage:
             message = f"it is of storage {export.manifest.storage}, {first.path} of {first.manifest.storage}"
-            yield Finding(export.path, "storage", message)
+            yield Discrepancy(export.path, "storage", message)
 
 
-def _first(export: SeenExport) -> Iterator[Finding]:
+def _first(export: SeenExport) -> Iterator[Discrepancy]:
     for segment, lines in export.segments.items():
         if lines.begin != 0 or lines.hash_before != NO_ROWS.hex():
             message = f"segment {segment}: it continues nothing, and begins behind line {lines.begin}"
-            yield Finding(export.path, "gap", message)
+            yield Discrepancy(export.path, "gap", message)
 
 
-def _after(export: SeenExport, before: SeenExport) -> Iterator[Finding]:
+def _after(export: SeenExport, before: SeenExport) -> Iterator[Discrepancy]:
     """Hold an export against the one that it continues."""
     if export.manifest.filter != before.manifest.filter:
         message = f"its filters are {export.manifest.filter}, those of {before.path} {before.manifest.filter}"
-        yield Finding(export.path, "previous", message)
+        yield Discrepancy(export.path, "previous", message)
     for segment in before.segments.keys() - export.segments.keys():
-        yield Finding(export.path, "gap", f"segment {segment}: {before.path} tells of it, and this export does not")
+        yield Discrepancy(export.path, "gap", f"segment {segment}: {before.path} tells of it, and this export does not")
     for segment, lines in export.segments.items():
         last = before.segments.get(segment)
         end, hash_after = (last.end, last.hash_after) if last else (0, NO_ROWS.hex())
         if lines.begin > end:
             message = f"segment {segment}: lines {end + 1} to {lines.begin} are missing between {before.path} and this"
-            yield Finding(export.path, "gap", message)
+            yield Discrepancy(export.path, "gap", message)
         elif lines.begin < end:
             message = f"segment {segment}: lines {lines.begin + 1} to {end} are in {before.path} already"
-            yield Finding(export.path, "overlap", message)
+            yield Discrepancy(export.path, "overlap", message)
         elif lines.hash_before != hash_after:
-            yield Finding(export.path, "chain", f"segment {segment}: its chain does not go on from {before.path}")
+            yield Discrepancy(export.path, "chain", f"segment {segment}: its chain does not go on from {before.path}")
 
 
-def _repeated(events: list[SeenExport]) -> Iterator[Finding]:
+def _repeated(events: list[SeenExport]) -> Iterator[Discrepancy]:
     """Find events that are in several exports of one chain, or twice in one."""
     chains: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for export in events:
@@ -193,4 +195,4 @@ def _repeated(events: list[SeenExport]) -> Iterator[Finding]:
                     again[known[event_id]].append(event_id)
                 known.setdefault(event_id, file.path)
         for path, ids in again.items():
-            yield Finding(export.path, "overlap", f"events are in {path} too: {some(ids)}")
+            yield Discrepancy(export.path, "overlap", f"events are in {path} too: {some(ids)}")
