@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from catalog.lines import Part, registered
 from catalog.names import encode, from_text
-from catalog.schema import BATCH, names_of, select_batch
+from catalog.schema import BATCH, Column, names_of, select_batch
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
 COLUMNS = names_of(BATCH)
-_CASTS = ", ".join(f'"{column.name}"::{column.type} AS "{column.name}"' for column in BATCH)
 
 
 class History:
@@ -80,6 +79,8 @@ class History:
 
     def move_watermarks(self, moved: list[tuple[str, int, int, int]]) -> None:
         """Note how much of segments is folded: name, bytes, lines, and how many more of these are torn."""
+        if not moved:
+            return
         self.run(_MOVED, *map(list, zip(*moved, strict=True)))
         self.run(
             """UPDATE moved SET torn = moved.torn + segments.torn FROM segments WHERE segments.name = moved.name;
@@ -90,8 +91,9 @@ class History:
     def batch_of_table(self, table: pa.Table) -> None:
         """Make the batch of rows of a compacted part of the journal, but those behind their segments' watermarks."""
         self._connection.register("compacted_rows", table)
+        columns = ", ".join(_cast(column, column.name in table.column_names) for column in BATCH)
         self.run(
-            f"""CREATE OR REPLACE TEMP TABLE batch AS SELECT {_CASTS} FROM compacted_rows
+            f"""CREATE OR REPLACE TEMP TABLE batch AS SELECT {columns} FROM compacted_rows
             LEFT JOIN (SELECT name, lines FROM segments) ON name = segment WHERE position > coalesce(lines, 0)"""
         )
         self._connection.unregister("compacted_rows")
@@ -254,3 +256,10 @@ _PINS = """
     DELETE FROM pins;
     INSERT INTO pins FROM pinning;
 """
+
+
+def _cast(column: Column, is_there: bool) -> str:
+    """Return SQL for a column of a compacted row; what an earlier version did not write yet is as in its lines."""
+    otherwise = "size" if column.name == "logical_size" else "NULL"
+    source = f'compacted_rows."{column.name}"' if is_there else otherwise
+    return f'{source}::{column.type} AS "{column.name}"'

@@ -213,7 +213,7 @@ def main(folder: Path, keep: bool) -> None:
     by_sql(storage)
 
     title("For other tools: every result with its origin, as Parquet")
-    storage.catalog.export(folder / "tasks.parquet")
+    storage.catalog.export(folder / "tasks.parquet", overwrite=True)
     print(f"  {folder / 'tasks.parquet'}")
     look_next(folder)
 

@@ -64,7 +64,9 @@ def storage(root: Path) -> FileStorage:
         ),
         pytest.param({"kind": "file", "options": {}}, r"kind 'file' needs the option 'path'", id="missing option"),
         pytest.param({"kind": "file"}, r"kind 'file' needs the option 'path'", id="no options"),
-        pytest.param({"kind": "file", "options": "x"}, r"dictionary \('path', .*\), not 'x'", id="options that are none"),
+        pytest.param(
+            {"kind": "file", "options": "x"}, r"dictionary \('path', .*\), not 'x'", id="options that are none"
+        ),
         pytest.param({"options": {"path": "x"}}, r"described by .*'kind'.* not by .*'path': 'x'", id="no kind at all"),
         pytest.param({"kind": "file", "path": "x"}, r"described by .*'options'", id="path outside of the options"),
         pytest.param("file", r"described by .*not by 'file'", id="no mapping"),
@@ -392,7 +394,7 @@ def fill(disk: Path, pages_left: int) -> Path:
 
 LARGE: list[Any] = [
     pytest.param(lambda: bytes(12_000_000), id="stream"),
-    pytest.param(lambda: np.zeros(1_500_000), id="buffer"),
+    pytest.param(lambda: np.random.default_rng(0).random(1_500_000), id="buffer"),
     pytest.param(lambda: [Note("x" * 12_000_000)], id="side file"),
     pytest.param(lambda: [Note("x" * 4_000_000), bytes(4_000_000), Note("x" * 4_000_000)], id="all together"),
 ]

@@ -21,6 +21,9 @@ import pytest
 
 import catalog
 import functionfuse
+from catalog.export import Export
+from catalog.retention import Age
+from catalog.verification import Verification
 from functionfuse.storage import Storage
 from tests.commands import environment, put_on_path
 from tests.snippets import commands, program
@@ -113,6 +116,7 @@ def opened() -> Iterator[tuple[str, object]]:
 def returned() -> Iterator[tuple[str, object]]:
     """Yield the classes of this project that methods of storages and catalogs return."""
     known = {"Catalog": catalog.Catalog, "duckdb": duckdb, "date": datetime.date, "datetime": datetime.datetime}
+    known |= {"Age": Age, "Export": Export, "Verification": Verification}
     for cls in (Storage, catalog.Catalog):
         for _, method in inspect.getmembers(cls, inspect.isroutine):
             if not method.__name__.startswith("_"):

@@ -18,6 +18,9 @@ import duckdb
 import pytest
 
 from catalog import Catalog, html
+from catalog.export import Export
+from catalog.retention import Age
+from catalog.verification import Verification
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.baseworkflow import BaseWorkflow
@@ -340,6 +343,7 @@ def public_functions(cls: type) -> list[Callable[..., Any]]:
 def test_types(cls: type) -> None:
     """Every parameter and result of a public method has a type, which can be resolved."""
     known = {"Catalog": Catalog, "duckdb": duckdb, "date": date, "datetime": datetime}
+    known |= {"Age": Age, "Export": Export, "Verification": Verification}
     untyped = []
     for function in public_functions(cls):
         hints = typing.get_type_hints(function, localns=known)

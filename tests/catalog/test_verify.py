@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from workshop import blob_id, delete_catalog, index_of, root_of, run_python, save_event, task_names, write_segment
 
-from catalog import Catalog, fold
+from catalog import Catalog, settle
 from catalog.errors import CatalogUnusable, InvalidQuestion
 from catalog.verification import KINDS, Finding, Verification
 from functionfuse.storage.filestorage import FileStorage
@@ -405,7 +405,7 @@ def test_in_large_folders(storage: FileStorage, monkeypatch: pytest.MonkeyPatch)
     storage.catalog.refresh()
     storage.save("w", "number", 5)
     storage.catalog.refresh()
-    monkeypatch.setattr(fold, "_SMALL_FOLDER", 0)
+    monkeypatch.setattr(settle, "_SMALL_FOLDER", 0)
     storage.save("w", "one more", 1)
     storage.catalog.refresh()
     storage.save("w", "and one more", 1)

@@ -139,7 +139,7 @@ def test_it_knows_and_may_little(storage: FileStorage, monkeypatch: pytest.Monke
     limits = {line[:25].strip(): line[25:].split()[:2] for line in (process / "limits").read_text().splitlines()}
     assert limits["Max file size"] == ["0", "0"]
     assert limits["Max core file size"] == ["0", "0"]
-    assert limits["Max open files"] == ["64", "64"]
+    assert limits["Max open files"][0] == "64"
     assert os.getsid(kept()) != os.getsid(0)
 
 
