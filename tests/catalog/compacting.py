@@ -5,8 +5,8 @@ This process uses neither DuckDB nor Arrow, so that forking is safe; its childre
 
 from __future__ import annotations
 
-import itertools
 import os
+import shutil
 import signal
 import sys
 import time
@@ -23,75 +23,72 @@ from catalog import Catalog
 from catalog.compact import Compaction
 from functionfuse.storage.filestorage import FileStorage
 
-ROOT = Path(sys.argv[1])
 
-
-def events() -> list[object]:
+def events(root: Path) -> str:
     """Return all events with their places in the journal, from an index that is built anew."""
-    with Catalog.open(ROOT)._index.question() as (connection, _):
-        return list(connection.sql("FROM history ORDER BY event_id").fetchall())
+    (root / ".catalog" / "catalog.duckdb").unlink(missing_ok=True)
+    with Catalog.open(root)._index.question() as (connection, _):
+        return repr(connection.sql("FROM history ORDER BY event_id").fetchall())
 
 
-def check(expected: str) -> Callable[[Callable[[str], None]], None]:
-    """Return what a child does that checks the journal."""
-
-    def work(send: Callable[[str], None]) -> None:
-        (ROOT / ".catalog" / "catalog.duckdb").unlink(missing_ok=True)
-        found = repr(events())
-        assert found == (expected or found)
-        send(found)
-
-    return work
-
-
-def compact(moment: int) -> Callable[[object], None]:
-    """Return what a child does that dies at a moment."""
-
-    def work(_: object) -> None:
-        catalog = Catalog.open(ROOT)
-        with catalog._index.question() as (connection, _):
+def compact(root: Path, moment: int) -> None:
+    """Compact, and die at a moment."""
+    catalog = Catalog.open(root)
+    with catalog._index.question() as (connection, _):
+        if moment >= 0:
             Death(moment).arm()
-            Compaction(connection, catalog._index._folder).all()
-
-    return work
+        Compaction(connection, catalog._index._folder).all()
 
 
-def age() -> None:
+def check(root: Path, expected: str) -> None:
+    """Check the journal that a dead compactor left, and again when the next one has been there."""
+    assert events(root) == expected
+    age(root)
+    compact(root, -1)
+    assert events(root) == expected
+    assert list(root.glob(".catalog/journal/*.ndjson")) == list(root.glob(".catalog/retired/*")) == []
+
+
+def age(root: Path) -> None:
     """Let all segments be old enough to be compacted."""
     then = time.time() - 300
-    for segment in (ROOT / ".catalog" / "journal").glob("*.ndjson"):
+    for segment in (root / ".catalog" / "journal").glob("*.ndjson"):
         os.utime(segment, (then, then))
 
 
-def said(child: Child) -> str:
-    """Return the one line of a child that has to succeed."""
-    (line,) = child.lines()
-    assert child.status == 0, line.replace("\\n", "\n")
-    return line
+def ended(work: Callable[[], str | None]) -> tuple[int, str]:
+    """Do the work in a child, and return its status and what it has to say."""
+    child = Child(lambda send: send(work() or ""))
+    lines = child.lines()
+    assert not lines or not lines[0].startswith("failed"), lines[0].replace("\\n", "\n")
+    return child.status, lines[0] if lines else ""
 
 
-def main() -> int:
-    """Kill, check, and go on, until one compaction survives; return the number of deaths."""
-    storage = FileStorage(ROOT)
+def dies(base: Path, root: Path, moment: int, expected: str) -> bool:
+    """Kill a compaction of a copy of the storage at a moment, check what is left, and tell whether it came to that."""
+    shutil.copytree(base, root)
+    status, _ = ended(lambda: compact(root, moment))
+    ended(lambda: check(root, expected))
+    assert status in (0, signal.SIGKILL)
+    return status != 0
+
+
+def main(folder: Path) -> int:
+    """Kill at each moment, until a compaction survives; return the number of deaths."""
+    base = folder / "base"
+    storage = FileStorage(base)
     for number in range(4):
         storage.save("w", str(number), number)
     storage.remove_task("w", "2")
-    expected = said(Child(check("")))
-    for moment in itertools.count():
-        age()
-        child = Child(compact(moment))
-        assert child.lines() == []
-        said(Child(check(expected)))
-        if child.status == 0:
-            break
-        assert child.status == signal.SIGKILL
-        if moment % 4 == 0:  # something new to compact, in a segment of another process
-            said(Child(lambda send, moment=moment: send(str(storage.save("w", f"more {moment}", 1)))))  # type: ignore[misc]
-            expected = said(Child(check("")))
-    journal = ROOT / ".catalog"
-    assert list(journal.glob("journal/*.ndjson")) == list(journal.glob("retired/*")) == []
+    storage._place.journal._abandon()  # a second segment
+    storage.save("w", "3", "over")
+    age(base)
+    _, expected = ended(lambda: events(base))
+    moment = 0
+    while dies(base, folder / str(moment), moment, expected):
+        moment += 1
     return moment
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1])))

@@ -247,6 +247,7 @@ def test_a_newer_format_is_refused(storage: FileStorage) -> None:
 # Kills and races
 
 
+@pytest.mark.slow
 def test_death_at_every_step(tmp_path: Path) -> None:
     """Killed before, within or after any call, a compaction loses nothing, and the next one finishes its work.
 
