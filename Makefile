@@ -79,7 +79,7 @@ lock: $(addprefix lock-,$(SUPPORTED)) ## compile requirements/*.txt anew; newer 
 lock-%: $(READY)
 	@echo "requirements/dev-$*.txt, oldest-$*.txt"
 	@$(BIN)/uv pip compile $(COMPILE) --python-version $* \
-	  --extra dask --extra dataframe --extra polars --extra xarray --extra graph pyproject.toml requirements/dev.in -o requirements/dev-$*.txt >/dev/null
+	  --extra s3 --extra dask --extra dataframe --extra polars --extra xarray --extra graph pyproject.toml requirements/dev.in -o requirements/dev-$*.txt >/dev/null
 	@$(BIN)/uv pip compile $(COMPILE) --python-version $* \
 	  --resolution lowest-direct pyproject.toml requirements/tests.in -o requirements/oldest-$*.txt >/dev/null
 

@@ -143,19 +143,20 @@ class Fold:
 
     # Blobs
 
-    def _tell(self, found: Iterable[Found]) -> None:
-        """Take saves of which only the blobs tell into journal and history."""
+    def _tell(self, found: Iterable[Found]) -> bool:
+        """Take saves of which only the blobs tell into journal and history; return whether the journal had news."""
         unknown = self._unknown(found)
         if not unknown:
-            return
+            return False
+        added = self._history.added
         self._fold_journal()  # a line is written before its blob appears, but perhaps after the journal was read
-        unknown = self._unknown(unknown)
-        if not unknown:
-            return
+        if self._history.added > added:
+            return True
         if self._written(unknown):
             self._fold_journal()
         else:
             self._keep(unknown)
+        return self._history.added > added + len(unknown)
 
     def _written(self, found: list[Found]) -> bool:
         with suppress(OSError):  # a full disk, say

@@ -104,7 +104,7 @@ class History:
         Returns
         -------
         list of (str, str)
-            Workflow and task of the names whose events compete.
+            Workflow and task of the names at which only the blob tells what counts.
         """
         self._leave_new()
         events, named, names, known, pins, workflows = self.rows(_SURVEY)[0]
@@ -121,8 +121,7 @@ class History:
             self.run(_LATEST)
         if pins:
             self.run(_PINS)
-        self._update_pending(segments)
-        return competing
+        return competing + self._update_pending(segments)
 
     def _leave_new(self) -> None:
         """Leave in the batch, once, what is not in the history."""
@@ -140,8 +139,12 @@ class History:
             )
         self._newest = max(self._newest, last or "")
 
-    def _update_pending(self, segments: list[str]) -> None:
+    def _update_pending(self, segments: list[str]) -> list[tuple[str, str]]:
         # Whatever was pending in a segment is settled by the lines behind it; its newest event may be pending now.
+        # Where the blob was seen before that, as it was, it has to be looked at again.
+        seen = self.rows(
+            "SELECT workflow, task FROM pending WHERE looked IS NOT NULL AND segment IN (SELECT unnest(?))", segments
+        )
         self.run("DELETE FROM pending WHERE segment IN (SELECT unnest(?))", segments)
         self.run(
             """INSERT INTO pending SELECT event_id, event, workflow, task, segment, NULL
@@ -153,6 +156,7 @@ class History:
             """DELETE FROM pending WHERE event_id IN
             (SELECT replaces FROM history WHERE event_id > (SELECT min(event_id) FROM pending))"""
         )
+        return seen
 
     def _mark_dirty(self, folders: list[str]) -> None:
         # A folder that is not there gets its row too: lines may tell of what was deleted with the whole folder.

@@ -38,10 +38,11 @@ class Blobs:
     folder : Folder
         The storage.
     tell : callable
-        Takes saves of which only the blobs tell into journal and history.
+        Takes saves of which only the blobs tell into journal and history. It returns whether the journal had news
+        meanwhile: then a blob may have been replaced since it was looked at.
     """
 
-    def __init__(self, history: History, folder: Folder, tell: Callable[[list[Found]], None]) -> None:
+    def __init__(self, history: History, folder: Folder, tell: Callable[[list[Found]], bool]) -> None:
         self._history = history
         self._folder = folder
         self._tell = tell
@@ -71,6 +72,15 @@ class Blobs:
             self._settle_some(some)
 
     def _settle_some(self, names: list[tuple[str, str]]) -> None:
+        present, absent = self._look(names)
+        while self._tell(list(present.values())):
+            present, absent = self._look(names)
+        if absent:
+            self._settle_absent(absent)
+        if present:
+            self._settle_present(present)
+
+    def _look(self, names: list[tuple[str, str]]) -> tuple[dict[tuple[str, str], Found], list[tuple[str, str]]]:
         absent: list[tuple[str, str]] = []
         present: dict[tuple[str, str], Found] = {}
         for workflow, task in names:
@@ -80,14 +90,10 @@ class Blobs:
                     absent.append((workflow, task))
                 else:
                     present[workflow, task] = found
-        if absent:
-            self._settle_absent(absent)
-        if present:
-            self._settle_present(present)
+        return present, absent
 
     def _settle_present(self, present: dict[tuple[str, str], Found]) -> None:
         ids = [found.event_id for found in present.values()]
-        self._tell(list(present.values()))
         self._history.run("DELETE FROM pending WHERE event_id IN (SELECT unnest(?::UUID[]))", ids)
         for workflow, task in self._history.rows("SELECT DISTINCT workflow, task FROM pending WHERE event = 'remove'"):
             if (workflow, task) in present:
@@ -151,7 +157,8 @@ class Blobs:
         unknown = [file for file in files - names if decode(file) is None or to_text(decode(file) or "") not in names]
         unknown = [file for file in unknown if not _is_hidden(file, files)]
         gone = [name for name in names - files if not files.intersection(candidates(from_text(name)))]
-        self._take_arrived(self._readable(folder, unknown))
+        for at in range(0, len(unknown), _AT_ONCE):
+            self._take_arrived(folder, unknown[at : at + _AT_ONCE])
         self.settle([(workflow, name) for name in gone])
         now = time.time()
         settled = abs(time.time_ns() - mtime) > _GRAIN
@@ -170,21 +177,20 @@ class Blobs:
         known = (text for (text,) in self._history.rows("SELECT DISTINCT workflow FROM tasks"))
         return next((text for text in known if encode(from_text(text)) == folder), folder)
 
-    def _readable(self, folder: str, files: list[str]) -> Iterator[Found]:
-        for file in files:
-            try:
-                found = self._folder.look_at(folder, file)
-            except Unreadable:
-                continue  # something else that lies there
-            if found is not None:
-                yield found
+    def _take_arrived(self, folder: str, files: list[str]) -> None:
+        found = self._readable(folder, files)
+        while self._tell(found):
+            found = self._readable(folder, files)
+        ids = [each.event_id for each in found]
+        self._history.choose("SELECT unnest(?::UUID[])", ids)
+        self._history.run("DELETE FROM pending WHERE event_id IN (SELECT unnest(?::UUID[]))", ids)
 
-    def _take_arrived(self, found: Iterator[Found]) -> None:
-        while some := list(islice(found, _AT_ONCE)):
-            self._tell(some)
-            ids = [each.event_id for each in some]
-            self._history.choose("SELECT unnest(?::UUID[])", ids)
-            self._history.run("DELETE FROM pending WHERE event_id IN (SELECT unnest(?::UUID[]))", ids)
+    def _readable(self, folder: str, files: list[str]) -> list[Found]:
+        found = []
+        for file in files:
+            with suppress(Unreadable):  # something else that lies there
+                found.append(self._folder.look_at(folder, file))
+        return [each for each in found if each is not None]
 
 
 def _is_hidden(file: str, files: set[str]) -> bool:

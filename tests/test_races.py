@@ -224,6 +224,29 @@ def test_a_task_that_vanishes_just_before_it_is_replaced(root: Path, monkeypatch
     assert listed(storage) == lying(root)
 
 
+@pytest.mark.parametrize("act", ["overwrite", "remove"])
+def test_a_question_between_a_line_and_what_it_tells(root: Path, monkeypatch: pytest.MonkeyPatch, act: str) -> None:
+    """Asked before a blob is in its place, or gone, the catalog has the one before; and asked later, what came true."""
+    storage, asking = opened(root), opened(root)
+    storage.save("w", "t", "old")
+    append = storage._place.journal.append
+    between: list[Any] = []
+
+    def asked(line: str, publish: Callable[[], None]) -> None:
+        def late() -> None:
+            between.append(listed(asking) == lying(root))
+            publish()
+
+        append(line, late)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage._place.journal, "append", asked)
+        storage.save("w", "t", "new") if act == "overwrite" else storage.remove_task("w", "t")
+    storage.save("w", "other", "its line is behind the first one's")
+    assert between == [True]
+    assert listed(asking) == lying(root)
+
+
 def vanish(path: Path) -> Callable[..., bool]:
     """Return an answer to the question whether a file exists: it does, and is gone when the answer arrives."""
 
