@@ -114,6 +114,8 @@ class Run:
             for node in progress(plan.compute):
                 self._compute(node, plan)
             results = [leaf._value(self._result) for leaf in self._workflow.leaves]
+            if self._storage is not None:
+                self._storage.flush()
             status = "finished"
             return results
         except KeyboardInterrupt:
@@ -229,9 +231,10 @@ class Run:
             return value
         assert self._storage is not None
         assert self._provenance is not None
-        blob_id = self._storage.keep(self._name, node.get_name(), value, origin)
+        name, reads = node.get_name(), self._storage.always_read
+        blob_id = self._storage.keep(self._name, name, value, origin, is_new=name not in self._stored, waits=reads)
         self._provenance.know_blob(node, blob_id)
-        return self._storage.read_task(self._name, node.get_name()) if self._storage.always_read else value
+        return self._storage.read_task(self._name, name) if reads else value
 
     def _result(self, node: Node) -> Any:
         if node not in self._results:
@@ -280,6 +283,8 @@ class Run:
     def _finish(self, status: str, plan: Plan) -> None:
         with _nothing_hidden("the end of the run could not be recorded", status != "finished"):
             self._note("run-finished", status=status, computed=self.computed, restored=self.restored)
+            if self._storage is not None:
+                self._storage.flush()
         for node in self._kept & self._results.keys():
             del self._results[node]
         for node in self._nodes:
@@ -302,7 +307,8 @@ class Run:
 
     def _note(self, event: str, **details: Any) -> None:
         if self._storage is not None:
-            self._storage.note(event, self._name, self.run_id, {"backend": self._settings.backend, **details})
+            said = {"backend": self._settings.backend, **details}
+            self._storage.note(event, self._name, self.run_id, said, waits=False)
 
     def _note_failure(self, node: Node, error: BaseException) -> None:
         if error is self._noted:  # on its way from a parent that could not be read
