@@ -8,7 +8,8 @@ serializers wrote is a folder of its own below ``bigdata``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -177,6 +178,11 @@ class Place(ABC):
     @abstractmethod
     def load(self, folder: str, file: str, is_mapped: bool = True) -> memoryview:
         """Return all bytes of a file; `FileNotFoundError` if there is none."""
+
+    @contextmanager
+    def ahead(self, files: Iterable[tuple[str, str]]) -> Iterator[None]:
+        """Let files that will be loaded within the block, in about that order, be fetched before they are asked for."""
+        yield
 
     @abstractmethod
     def files(self, folder: str) -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -18,6 +18,7 @@ from catalog.remote.journal import Deed, RemoteJournal, journal_at
 from catalog.remote.location import Location
 from functionfuse.errors import UnsupportedFormat
 from functionfuse.serializers.base import S3_PROTOCOL
+from functionfuse.storage._ahead import Ahead
 from functionfuse.storage._memory import anonymous
 from functionfuse.storage._place import Change, Place
 
@@ -49,6 +50,7 @@ class RemotePlace(Place):
     def __init__(self, location: Location) -> None:
         self.root = location.url
         self._location = location
+        self._ahead: tuple[Ahead, ...] = ()
 
     def __reduce__(self) -> tuple[type[RemotePlace], tuple[Location]]:
         return RemotePlace, (self._location,)
@@ -168,13 +170,28 @@ class RemotePlace(Place):
         """Return all bytes of an object: a small one by one request, a large one by several at once."""
         key = f"{folder}/{file}"
         while True:
-            tail = self._location.bucket().tail(key, _SMALL)
+            tail = self._fetched(key) or self._location.bucket().tail(key, _SMALL)
             if tail.size == len(tail.data):
                 return memoryview(tail.data)
             try:
                 return self._spans(key, tail)
             except Changed:  # it was overwritten meanwhile
                 continue
+
+    def _fetched(self, key: str) -> Tail | None:
+        found = (ahead.take(key) for ahead in self._ahead)
+        return next((tail for tail in found if tail is not None), None)
+
+    @contextmanager
+    def ahead(self, files: Iterable[tuple[str, str]]) -> Iterator[None]:
+        """Fetch small objects, and the ends of large ones, before they are asked for."""
+        ahead = Ahead(self._location.bucket(), ("/".join(at) for at in files), _SMALL)
+        self._ahead = (*self._ahead, ahead)
+        try:
+            yield
+        finally:
+            self._ahead = tuple(each for each in self._ahead if each is not ahead)
+            ahead.stop()
 
     def _spans(self, key: str, tail: Tail) -> memoryview:
         bucket = self._location.bucket()

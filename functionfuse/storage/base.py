@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Literal
 
 from catalog import ids, record
@@ -32,7 +32,7 @@ new_id = ids.new_id
 quote = record.quote
 
 #: What workflow backends call; tab completion is for those who keep and look for results.
-_FOR_BACKENDS = frozenset({"flush", "footer", "keep", "note", "restore", "stored"})
+_FOR_BACKENDS = frozenset({"ahead", "flush", "footer", "keep", "note", "restore", "stored"})
 _USUAL = Options()
 
 
@@ -220,6 +220,11 @@ class Storage(Catalogued):
         except Exception as error:
             add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was unpickled")
             raise
+
+    def ahead(self, workflow_name: str, task_names: Iterable[str]) -> AbstractContextManager[None]:
+        """Return a context in which results that will be restored, in about that order, may be fetched before."""
+        folder = encoded("workflow", workflow_name)
+        return self._place.ahead((folder, encoded("task", name)) for name in task_names)
 
     def footer(self, workflow_name: str, task_name: str) -> record.Footer | None:
         """Return what a stored result's blob says of itself, without reading the result.
