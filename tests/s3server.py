@@ -98,8 +98,8 @@ class Endpoint:
     def get(self, path: str, key: str) -> bytes:
         """Return the bytes of an object below ``/bucket/prefix``."""
         bucket, _, prefix = path.strip("/").partition("/")
-        with closing(self.client()) as client, client.get_object(Bucket=bucket, Key=f"{prefix}/{key}")["Body"] as body:
-            data: bytes = body.read()
+        with closing(self.client()) as client:
+            data: bytes = client.get_object(Bucket=bucket, Key=f"{prefix}/{key}")["Body"].read()
             return data
 
 
