@@ -6,9 +6,14 @@ import gc
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from s3proxy import Proxy
+    from s3server import MotoServer, SeaweedServer
 
 # The same examples everywhere, so that a red run can be repeated; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
@@ -64,6 +69,19 @@ def no_leaked_files(request: pytest.FixtureRequest) -> Iterator[None]:
     assert not leaked, f"the test left files open: {sorted(leaked)}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_cloud() -> Iterator[None]:
+    """Keep the user's AWS settings and proxies out of the tests and of all that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+                patch.delenv(name)
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # else a client without credentials asks the network for some
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the user's cache, colours and terminal out of the tests."""
@@ -79,3 +97,40 @@ def zarr_loop() -> None:
     """Start Zarr's event loop, whose sockets live as long as the process, before a test's files are counted."""
     zarr = pytest.importorskip("zarr")
     zarr.create_group(zarr.storage.MemoryStore())
+
+
+@pytest.fixture(scope="session")
+def s3server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
+    """Start SeaweedFS; a test that kills it starts it again."""
+    pytest.importorskip("boto3", reason="S3 is tested where boto3 is installed")
+    from s3server import SeaweedServer
+
+    server = SeaweedServer(tmp_path_factory.mktemp("seaweedfs"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def motoserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MotoServer]:
+    """Start moto."""
+    pytest.importorskip("moto", reason="S3 is tested where moto is installed")
+    from s3server import MotoServer
+
+    server = MotoServer(tmp_path_factory.mktemp("moto"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def proxy(s3server: SeaweedServer) -> Iterator[Proxy]:
+    """Put a proxy before SeaweedFS, which does nothing yet but count."""
+    from s3proxy import Proxy
+
+    with Proxy(s3server.endpoint.endpoint_url) as found:
+        yield found
