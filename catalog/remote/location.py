@@ -62,7 +62,8 @@ def _opened(location: Location) -> Bucket:
     try:
         import fsspec
 
-        system = fsspec.filesystem(protocol, **location.options, skip_instance_cache=protocol != "memory")
+        made = {"auto_mkdir": True} if protocol in ("file", "local") else {}
+        system = fsspec.filesystem(protocol, **{**made, **location.options}, skip_instance_cache=protocol != "memory")
     except (ImportError, ValueError, TypeError) as error:
         options = json.dumps(sorted(location.options))
         raise CatalogUnusable(f"{location.url} cannot be opened with the options {options}: {error}") from error

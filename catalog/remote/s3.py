@@ -71,7 +71,10 @@ class S3Bucket(Bucket):
 
     def tail(self, key: str, most: int) -> Tail:
         """Return the last bytes of an object."""
-        data, answer = self._got(Key=self._prefix + key, Range=f"bytes=-{most}")
+        try:
+            data, answer = self._got(Key=self._prefix + key, Range=f"bytes=-{most}")
+        except _NoRange:  # of an object without a byte
+            data, answer = self._got(Key=self._prefix + key)
         span = answer.get("ContentRange")
         size = int(span.rpartition("/")[2]) if span else len(data)
         return Tail(data[-most:], size, answer["LastModified"].timestamp(), answer.get("ETag", ""))
@@ -104,7 +107,10 @@ class S3Bucket(Bucket):
         cut = len(self._prefix)
         more: dict[str, str] = {} if deep else {"Delimiter": "/"}
         while True:
-            answer, _ = self._call(partial(self._ask, "list_objects_v2", Prefix=self._prefix + prefix, **more))
+            try:
+                answer, _ = self._call(partial(self._ask, "list_objects_v2", Prefix=self._prefix + prefix, **more))
+            except FileNotFoundError:  # no key can begin like that
+                return Listing([], [], 0.0)
             for each in answer.get("Contents", ()):
                 changed = each["LastModified"].timestamp()
                 entries.append(Entry(each["Key"][cut:], each["Size"], changed, each.get("ETag", "")))
@@ -169,9 +175,17 @@ def _translated(error: Exception) -> Exception:
         told = OSError("there is no such bucket")
         told.__cause__ = error.__cause__ or error
         return told
+    if status == 416 or code == "InvalidRange":
+        return _NoRange()
+    if isinstance(error, UnicodeEncodeError):  # a name of the older format, which no object can have
+        return FileNotFoundError(str(error))
     if status == 412 or code in ("PreconditionFailed", "ConditionalRequestConflict"):
         return Changed()
     return error
+
+
+class _NoRange(Changed):
+    """An object has no byte of a range."""
 
 
 class _MultipartUpload(Upload):

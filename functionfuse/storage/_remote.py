@@ -151,8 +151,7 @@ class RemotePlace(Place):
 
     def has_folder(self, folder: str) -> bool:
         """Tell whether there is such a workflow."""
-        listing = self._location.bucket().listing(f"{folder}/", deep=False)
-        return bool(listing.entries or listing.folders)
+        return bool(self._location.bucket().listing(f"{folder}/").entries)
 
     def exists(self, folder: str, file: str) -> bool:
         """Tell whether there is such an object."""
