@@ -33,8 +33,8 @@ from workshop import (
 )
 
 from catalog import ids
-from catalog.local import LocalFolder
 from catalog.ids import new_id
+from catalog.local import LocalFolder
 from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage
 
