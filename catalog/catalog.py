@@ -13,11 +13,14 @@ from catalog.errors import NoSuchTask
 from catalog.fold import Refreshed
 from catalog.index import Index
 from catalog.names import from_text
+from catalog.places import folder_of
 from catalog.query import Parameters
 from catalog.task import Task, task_of
 from catalog.times import Moment
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import duckdb
 
     from catalog.export import Export
@@ -33,12 +36,15 @@ class Catalog:
     Parameters
     ----------
     path : str or path-like
-        The storage's folder.
+        The storage's folder, or the URL of one that fsspec reaches, such as ``s3://bucket/prefix``.
     must_exist : bool
         Whether a folder that is not there is an error, or a storage in which nothing was saved yet.
     index : {"storage", "private"}
         Where the index lies: in the storage, for all to share, or in the user's cache directory. Where the storage
-        cannot be written, or its file system has no locks, it is the latter in any case, and a warning is logged.
+        cannot be written, or its file system has no locks, it is the latter in any case, and a warning is logged. The
+        index of a remote storage is always in the cache directory.
+    storage_options : mapping, optional
+        Keyword arguments of the URL's file system.
 
     Raises
     ------
@@ -60,19 +66,33 @@ class Catalog:
     [('mean', '12.9')]
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = True, index: IndexPlace = "storage") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        must_exist: bool = True,
+        index: IndexPlace = "storage",
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
         if index not in ("storage", "private"):
             raise ValueError(f"index is 'storage' or 'private', not {index!r}")
-        self.path = os.path.abspath(os.path.expanduser(os.fspath(path)))
-        self._index = Index(self.path, must_exist, private=index == "private")
+        self._folder = folder_of(path, storage_options)
+        self.path = self._folder.root
+        self._index = Index(self._folder, must_exist, private=index == "private")
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, index: IndexPlace = "storage") -> Catalog:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        index: IndexPlace = "storage",
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Catalog:
         """Open the catalog of the storage in folder `path`.
 
         Parameters
         ----------
-        path, index
+        path, index, storage_options
             As for the class.
 
         Returns
@@ -85,7 +105,7 @@ class Catalog:
         CatalogUnusable
             When it is first asked, if there is no such folder.
         """
-        return cls(path, index=index)
+        return cls(path, index=index, storage_options=storage_options)
 
     def refresh(self) -> Refreshed:
         """Fold in what is new, as every question does, and tell what it was."""

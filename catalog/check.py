@@ -18,8 +18,8 @@ from itertools import product
 from catalog import sides
 from catalog.errors import InvalidQuestion
 from catalog.examine import Examined, examine
-from catalog.folder import Folder
 from catalog.index import Index
+from catalog.local import LocalFolder
 from catalog.names import candidates, decode, encode, from_text, to_text
 from catalog.repair import Repair
 from catalog.verification import Finding, Row, Suspicion, Verification, report
@@ -43,7 +43,7 @@ class Check:
     def __init__(self, root: str, index: Index) -> None:
         self._root = root
         self._index = index
-        self._folder = Folder(root)
+        self._folder = LocalFolder(root)
         self._counts = {"workflows": 0, "results": 0, "side_files": 0, "size": 0}
 
     def run(self, pattern: str) -> tuple[dict[str, int], list[Suspicion]]:

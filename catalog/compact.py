@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from catalog import compacted
-from catalog.folder import COMPACTED_SUFFIX, Folder, Segment
+from catalog.folder import COMPACTED_SUFFIX, Segment
 from catalog.ids import new_id
 from catalog.journal import FULL, JOURNAL_FOLDER, PAUSE, RETIRED_FOLDER, append_all
 from catalog.lines import Part, lines_of
@@ -30,6 +30,8 @@ from catalog.names import CATALOG_FOLDER
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+
+    from catalog.local import LocalFolder
 
 _IDLE = 2 * PAUSE  # seconds: a writer whose clock or view of the folder lags behind still has left its segment
 _MANY = 64  # segments, or Parquet files, that are worth to be made one
@@ -68,11 +70,11 @@ class Compaction:
     ----------
     connection : duckdb.DuckDBPyConnection
         Parses the lines.
-    folder : Folder
+    folder : LocalFolder
         The storage.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Folder) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: LocalFolder) -> None:
         self._connection = connection
         self._folder = folder
         self._journal = f"{folder.root}/{JOURNAL_FOLDER}"
@@ -86,7 +88,7 @@ class Compaction:
 
     def some(self) -> None:
         """Compact about as much as one full segment: a question has to wait for it."""
-        self._compact(_first(self._idle(), FULL))
+        self._compact(first_segments(self._idle(), FULL))
         small = self._folder.compacted()
         if len(small) >= _MANY:
             self._merge(sorted(small, key=self._size)[: _MANY // 2])
@@ -175,26 +177,48 @@ class Compaction:
     # Parquet files
 
     def _merge(self, names: list[str]) -> None:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        whole: dict[str, compacted.Whole] = {}
-        merged: list[str] = []
         with _Output(self._folder.root) as output:
-            for name in names:
-                # Another compactor may have merged it already.
-                with suppress(FileNotFoundError), self._folder.open_compacted(name) as file:
-                    new = [each for each in compacted.segments(file) if not _holds(whole, each)]
-                    for table in compacted.tables(file) if new else ():
-                        output.add(table.filter(pc.is_in(table["segment"], pa.array([each.name for each in new]))))
-                    whole |= {each.name: each for each in new}
-                    merged.append(name)
-            if len(merged) < 2:
+            found, whole = merge(names, self._folder.open_compacted, output.add)
+            if len(found) < 2:
                 return
-            output.publish(list(whole.values()))
-        for name in merged:
+            output.publish(whole)
+        for name in found:
             with suppress(FileNotFoundError):
                 os.unlink(f"{self._journal}/{name}")
+
+
+def merge(
+    names: Iterable[str], opened: Callable[[str], IO[bytes]], add: Callable[[pa.Table], None]
+) -> tuple[list[str], list[compacted.Whole]]:
+    """Hand on the rows of several compacted files, those of each segment once.
+
+    Parameters
+    ----------
+    names : iterable of str
+        The files.
+    opened : callable
+        Opens one; `FileNotFoundError` where another compactor has merged it already.
+    add : callable
+        Takes rows.
+
+    Returns
+    -------
+    tuple of (list of str, list of Whole)
+        The files that were there, and the segments that they hold.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    whole: dict[str, compacted.Whole] = {}
+    found: list[str] = []
+    for name in names:
+        with suppress(FileNotFoundError), opened(name) as file:
+            new = [each for each in compacted.segments(file) if not _holds(whole, each)]
+            for table in compacted.tables(file) if new else ():
+                add(table.filter(pc.is_in(table["segment"], pa.array([each.name for each in new]))))
+            whole |= {each.name: each for each in new}
+            found.append(name)
+    return found, list(whole.values())
 
 
 class _Output:
@@ -252,7 +276,7 @@ def _holds(whole: dict[str, compacted.Whole], segment: compacted.Whole) -> bool:
     return segment.name in whole and whole[segment.name].position >= segment.position
 
 
-def _first(segments: Iterable[Segment], most: int) -> list[Segment]:
+def first_segments(segments: Iterable[Segment], most: int) -> list[Segment]:
     """Return the first segments, at least one, up to about `most` bytes."""
     taken: list[Segment] = []
     for segment in segments:

@@ -9,7 +9,7 @@ whose lines are all in the file: ``name``, ``position`` (bytes), ``lines``, and 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING
 
@@ -121,6 +121,23 @@ def rows_of(connection: duckdb.DuckDBPyConnection, part: Part) -> pa.Table:
     with registered(connection, [part]) as source:
         rows = select_batch(f", {UNKNOWN_FIELDS}")
         return connection.sql(f"WITH lines AS ({source}) SELECT {_STORED}, line FROM ({rows})").to_arrow_table()
+
+
+def joined(tables: list[pa.Table]) -> pa.Table:
+    """Return the rows of several tables as one."""
+    import pyarrow as pa
+
+    return pa.concat_tables(tables)
+
+
+def without(table: pa.Table, event_ids: Collection[str]) -> pa.Table:
+    """Return rows without those of some events."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not event_ids:
+        return table
+    return table.filter(pc.invert(pc.is_in(table["event_id"], pa.array(list(event_ids), pa.string()))))
 
 
 def _schema() -> pa.Schema:

@@ -9,6 +9,7 @@ CatalogError
 ├── NoSuchTask (FileNotFoundError)  nothing is stored under a name
 ├── ExportRefused (OSError)         an export that would go nowhere or over something
 └── CatalogUnusable (OSError)       no storage there, or its catalog cannot be reached
+    └── Refused (PermissionError)   credentials or permissions do not suffice
 """
 
 from __future__ import annotations
@@ -58,3 +59,7 @@ class ExportRefused(CatalogError, OSError):
 
 class CatalogUnusable(CatalogError, OSError):
     """There is no storage at that place, or its catalog cannot be reached."""
+
+
+class Refused(CatalogUnusable, PermissionError):
+    """The place is there, and does not let this user do that."""

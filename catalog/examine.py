@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import xxhash
 
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
-from catalog.folder import Unreadable, found_in
+from catalog.folder import OpenFile, Unreadable, found_in
 from catalog.record import Footer, footer_from
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -95,7 +95,7 @@ def _examine(handle: int, folder: str, file: str) -> Examined:
 def _judged(handle: int, folder: str, file: str, stamp: Stamp, fault: str) -> Examined:
     if fault:
         return Examined("damaged", stamp, fault)
-    return Examined("result", stamp, record=json.loads(found_in(handle, folder, file).line))
+    return Examined("result", stamp, record=json.loads(found_in(OpenFile(handle), folder, file).line))
 
 
 def _fault_of_body(handle: int, footer: Footer) -> str:
@@ -106,7 +106,7 @@ def _fault_of_body(handle: int, footer: Footer) -> str:
 
 def _examine_older(handle: int, folder: str, file: str, stamp: Stamp) -> Examined:
     try:
-        found_in(handle, folder, file)
+        found_in(OpenFile(handle), folder, file)
     except Unreadable:
         return Examined("stranger", stamp, "it is neither a blob nor a file of the older format")
     checksum = hashlib.sha1(usedforsecurity=False)

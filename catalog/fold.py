@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING
 from catalog import compacted
 from catalog.folder import Folder, Found, Segment
 from catalog.history import History
-from catalog.journal import append_all
 from catalog.lines import Part, lines_of
 from catalog.settle import Blobs
 
 if TYPE_CHECKING:
     import duckdb
 
-_CHUNK = 1 << 24  # bytes of a segment that are read at once
 _TOGETHER = 30_000  # lines that are folded at once: bounds the memory of a first fold
 _PATIENCE = 100  # times that compaction may move what is being read
 
@@ -58,15 +56,16 @@ class Fold:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Folder, reads_only: bool = False) -> None:
-        self._history = History(connection, reads_only)
+        self._history = History(connection, reads_only, folder.is_remote)
         self._folder = folder
         self._blobs = Blobs(self._history, folder, self._tell)
         self._competing: list[tuple[str, str]] = []
+        self._listed: set[str] = set()  # segments
 
     def refresh(self) -> Refreshed:
         """Fold in all that is new."""
         unended = self._fold_journal()
-        self._blobs.settle(self._blobs.doubtful())
+        self._blobs.settle_doubtful(self._listed)
         self._settle_competing()
         self._blobs.look_through_folders()
         self._settle_competing()
@@ -94,11 +93,13 @@ class Fold:
 
     def _fold_listed(self) -> int:
         segments = self._folder.segments()
+        self._listed = {segment.name for segment in segments}
         self._fold_compacted(self._folder.compacted())
-        parts: list[Part] = []
+        self._competing += self._history.close(each.name for each in segments if each.state == "closed")
+        parts: list[tuple[Segment, Part]] = []
         for part in self._new_parts(segments):
             parts.append(part)
-            if sum(len(each.lines) for each in parts) >= _TOGETHER:
+            if sum(len(each.lines) for _, each in parts) >= _TOGETHER:
                 self._fold_parts(parts)
                 parts = []
         if parts:
@@ -106,22 +107,26 @@ class Fold:
         ends = dict(self._history.rows("SELECT name, position FROM segments"))
         return sum(segment.size > ends.get(segment.name, 0) for segment in segments)
 
-    def _new_parts(self, segments: list[Segment]) -> Iterator[Part]:
+    def _new_parts(self, segments: list[Segment]) -> Iterator[tuple[Segment, Part]]:
         rows = self._history.rows("SELECT name, position, lines FROM segments")
         known = {name: (position, lines) for name, position, lines in rows}
-        for segment in segments:
-            position, lines = known.get(segment.name, (0, 0))
-            if segment.size > position:
-                for data, end in self._folder.lines(segment, position, _CHUNK):
-                    part = Part(segment.name, lines_of(data), lines, end)
-                    lines += len(part.lines)
-                    yield part
+        new = [(each, known.get(each.name, (0, 0))[0]) for each in segments]
+        counts = {name: lines for name, (_, lines) in known.items()}
+        for segment, data, end in self._folder.read(each for each in new if each[0].size > each[1]):
+            part = Part(segment.name, lines_of(data), counts.get(segment.name, 0), end)
+            counts[segment.name] = part.known + len(part.lines)
+            yield segment, part
 
-    def _fold_parts(self, parts: list[Part]) -> None:
+    def _fold_parts(self, parts: list[tuple[Segment, Part]]) -> None:
         """Fold lines of several segments at once: what a statement costs hardly depends on how many they are."""
+        growing = {segment.name for segment, _ in parts if segment.state == "growing"}
+        opened = {segment.name for segment, _ in parts if segment.state == "open"}
+        self._take([part for _, part in parts], growing, opened)
+
+    def _take(self, parts: list[Part], growing: Iterable[str], opened: Iterable[str] = ()) -> None:
         torn = self._history.batch_of_lines(parts)
         last = {part.segment: part for part in parts}
-        self._competing += self._history.take(list(last))
+        self._competing += self._history.take(growing, opened)
         moved = [(name, part.end, part.known + len(part.lines), torn[name]) for name, part in last.items()]
         self._history.move_watermarks(moved)
 
@@ -138,7 +143,8 @@ class Fold:
             new = [each for each in compacted.segments(file) if each.position > watermarks.get(each.name, 0)]
             for table in compacted.tables(file) if new else ():
                 self._history.batch_of_table(table)
-                self._competing += self._history.take([each.name for each in new])
+                growing = [] if self._folder.is_remote else [each.name for each in new]
+                self._competing += self._history.take(growing)
         self._history.move_watermarks([astuple(each) for each in new])
 
     # Blobs
@@ -161,7 +167,7 @@ class Fold:
     def _written(self, found: list[Found]) -> bool:
         with suppress(OSError):  # a full disk, say
             if self._folder.is_writable() and not self._history.reads_only:
-                append_all(self._folder.root, (each.line for each in found))
+                self._folder.append(each.line for each in found)
                 return True
         return False
 
@@ -174,4 +180,4 @@ class Fold:
         """Keep in a segment of this index's own what the journal cannot be told."""
         segment = f"index-{self._history.rows('SELECT index_id FROM meta')[0][0]}"
         rows = self._history.rows("SELECT lines FROM segments WHERE name = ?", segment)
-        self._fold_parts([Part(segment, [each.line for each in found], rows[0][0] if rows else 0, 0)])
+        self._take([Part(segment, [each.line for each in found], rows[0][0] if rows else 0, 0)], [segment])

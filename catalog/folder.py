@@ -1,25 +1,28 @@
-"""The storage as the catalog sees it: segments, footers and folders on a disk."""
+"""The storage as the catalog sees it: segments of the journal, footers, and folders of results."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
 from catalog import ids
-from catalog.errors import DamagedFooter, NewerFormat, NotABlob
-from catalog.journal import JOURNAL_FOLDER, RETIRED_FOLDER, SEGMENT_SUFFIX
-from catalog.names import CATALOG_FOLDER, candidates, decode, from_text, to_text
+from catalog.errors import DamagedFooter, NotABlob
+from catalog.names import candidates, decode, from_text, to_text
 from catalog.record import footer_from, logical_size_of, size_of, utc_text
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from catalog.compact import Compacted
 
 #: What a compacted part of the journal ends in.
 COMPACTED_SUFFIX = ".parquet"
 
-_READ = os.O_RDONLY | os.O_CLOEXEC
 _SHA1_SIZE = 20
 
 
@@ -51,104 +54,111 @@ class Segment:
         Bytes.
     mtime_ns : int
         When it was last appended to, by the file system's clock.
+    state : {"growing", "open", "closed"}
+        Of a growing segment all events but the last came true; of an open one perhaps none, of a closed one all.
     """
 
     name: str
     path: str
     size: int
     mtime_ns: int
+    state: Literal["growing", "open", "closed"] = "growing"
 
 
 class Unreadable(Exception):
     """There is a file, and it does not say what it is."""
 
 
-class Folder:
-    """A storage's folder.
+class Compactor(Protocol):
+    """Compacts a journal."""
 
-    Parameters
+    def pays(self) -> bool:
+        """Tell whether there is enough to do; looks at names and sizes only."""
+
+    def some(self) -> None:
+        """Compact a part: a question has to wait for it."""
+
+    def all(self) -> Compacted:
+        """Compact all that can be."""
+
+
+class Folder(ABC):
+    """A storage.
+
+    Attributes
     ----------
     root : str
-        Absolute path.
+        Its absolute path, or its URL.
+    is_remote : bool
+        Whether it is reached over a network: nothing is looked at without need, and the index cannot lie in it. Whoever
+        tells of an event there a second time, in a line or a compacted part, knows that it came true.
+    looks_through : bool
+        Whether the folders of a remote storage are looked through.
     """
 
-    def __init__(self, root: str) -> None:
-        self.root = root
+    root: str
+    is_remote = False
+    looks_through = True
 
+    def opened(self, looks_through: bool = False) -> Folder:
+        """Return the storage as one question sees it, which wants the folders to be looked through, or not."""
+        return self
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Tell whether there is anything."""
+
+    @abstractmethod
     def is_writable(self) -> bool:
-        """Tell whether journal and index may be written by this user."""
-        folder = f"{self.root}/{CATALOG_FOLDER}"
-        return os.access(folder if os.path.isdir(folder) else self.root, os.W_OK | os.X_OK)
+        """Tell whether journal and index may be written by this user, as far as that is known."""
 
+    @abstractmethod
+    def identity(self) -> str:
+        """Return what tells this storage from any other."""
+
+    @abstractmethod
+    def real_root(self) -> str:
+        """Return where it is, the same however that was written."""
+
+    @abstractmethod
     def segments(self) -> list[Segment]:
-        """Return every journal segment that is not compacted, oldest first.
+        """Return every journal segment that is not compacted, oldest first."""
 
-        The journal's folder is listed first: a segment that compaction moves meanwhile is seen where it goes to.
-        """
-        found = {}
-        for folder in (JOURNAL_FOLDER, RETIRED_FOLDER):
-            for entry in self._entries(folder):
-                if entry.name.endswith(SEGMENT_SUFFIX) and entry.name[0] != ".":
-                    with suppress(FileNotFoundError):  # compacted meanwhile
-                        status = entry.stat()
-                        found[entry.name] = Segment(entry.name, entry.path, status.st_size, status.st_mtime_ns)
-        return [found[name] for name in sorted(found)]
-
+    @abstractmethod
     def compacted(self) -> list[str]:
-        """Return the names of the journal's Parquet files, oldest first.
+        """Return the names of the journal's Parquet files, oldest first; listed after the segments."""
 
-        Listed until nothing changes meanwhile: where several are being merged, one listing may miss old and new.
-        """
-        names: list[str] | None = None
-        while True:
-            before = names
-            names = sorted(e.name for e in self._entries(JOURNAL_FOLDER) if is_compacted(e.name))
-            if names == before or not names:
-                return names
-
-    def lines(self, segment: Segment, position: int, most: int) -> Iterator[tuple[bytes, int]]:
-        """Yield what a segment holds from `position` on, in whole lines, with the position behind them.
+    @abstractmethod
+    def read(self, wanted: Iterable[tuple[Segment, int]]) -> Iterator[tuple[Segment, bytes, int]]:
+        """Yield what segments hold from their positions on, in whole lines.
 
         Parameters
         ----------
-        segment : Segment
-            One of `segments`.
-        position : int
-            Bytes from its beginning.
-        most : int
-            About how many bytes to yield at once.
+        wanted : iterable of (Segment, int)
+            Segments, and bytes from their beginnings.
 
         Yields
         ------
-        tuple of (bytes, int)
-            Whole lines without the last one's end, and the bytes from the beginning to behind them.
+        tuple of (Segment, bytes, int)
+            The segment, whole lines without the last one's end, and the bytes from the beginning to behind them.
 
         Raises
         ------
         FileNotFoundError
-            If it was compacted meanwhile.
+            If one was compacted meanwhile.
         """
-        with open(segment.path, "rb") as file:
-            left = os.fstat(file.fileno()).st_size - position  # not what is written meanwhile: it would never end
-            file.seek(position)
-            rest = b""
-            while left > 0 and (data := file.read(min(most, left))):
-                left -= len(data)
-                whole, newline, rest = (rest + data).rpartition(b"\n")
-                if newline:
-                    position += len(whole) + 1
-                    yield whole, position
 
+    @abstractmethod
     def open_compacted(self, name: str) -> IO[bytes]:
         """Open one of the journal's Parquet files; `FileNotFoundError` if it was merged into another meanwhile."""
-        return open(f"{self.root}/{JOURNAL_FOLDER}/{name}", "rb")
 
-    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
-        try:
-            with os.scandir(f"{self.root}/{folder}") as entries:
-                yield from entries
-        except FileNotFoundError:
-            return
+    @abstractmethod
+    def append(self, lines: Iterable[str]) -> None:
+        """Write events that came true already, as a segment of their own."""
+
+    @abstractmethod
+    def compaction(self, connection: duckdb.DuckDBPyConnection) -> Compactor:
+        """Return what compacts the journal; `connection` has the index attached."""
 
     def look(self, workflow: str, task: str) -> Found | None:
         """Return what is stored under a name, None if nothing is.
@@ -170,36 +180,37 @@ class Folder:
                     return found
         return None
 
+    @abstractmethod
     def look_at(self, folder: str, file: str) -> Found | None:
         """Return what a file holds, None if it is not there; raises as `look` does."""
-        try:
-            handle = os.open(f"{self.root}/{folder}/{file}", _READ)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise Unreadable from error
-        try:
-            return found_in(handle, folder, file)
-        except (OSError, ValueError, NewerFormat) as error:
-            raise Unreadable from error
-        finally:
-            os.close(handle)
 
+    def each(self, look: Callable[[Any], Found | None], items: Sequence[Any]) -> list[Found | Unreadable | None]:
+        """Return what `look` returns for each of the items, or that it cannot be read."""
+        return [attempt(look, item) for item in items]
+
+    @abstractmethod
     def workflows(self) -> list[tuple[str, int]]:
         """Return every workflow's folder and when its entries last changed, ns since 1970."""
-        try:
-            with os.scandir(self.root) as entries:
-                return [(e.name, e.stat().st_mtime_ns) for e in entries if e.name[0] != "." and e.is_dir()]
-        except FileNotFoundError:
-            return []
 
+    @abstractmethod
     def files(self, folder: str) -> list[str]:
         """Return the names of the files in a workflow's folder that can be results."""
+
+    def id_at(self, folder: str, file: str) -> str | None:
+        """Return the id of the blob in a file; None if there is none that can be read."""
         try:
-            with os.scandir(f"{self.root}/{folder}") as entries:
-                return [entry.name for entry in entries if entry.name[0] != "." and entry.is_file()]
-        except (FileNotFoundError, NotADirectoryError, PermissionError):  # such as lost+found
-            return []
+            found = self.look_at(folder, file)
+        except Unreadable:
+            return None
+        return str(json.loads(found.line)["blob_id"]) if found else None
+
+
+def attempt(look: Callable[[Any], Found | None], item: Any) -> Found | Unreadable | None:
+    """Return what `look` returns or raises."""
+    try:
+        return look(item)
+    except Unreadable as error:
+        return error
 
 
 def is_compacted(name: str) -> bool:
@@ -207,22 +218,63 @@ def is_compacted(name: str) -> bool:
     return name.endswith(COMPACTED_SUFFIX) and name[0] != "."
 
 
-def id_at(root: str, folder: str, file: str) -> str | None:
-    """Return the id of the blob in a file of a storage; None if there is none that can be read."""
-    try:
-        found = Folder(root).look_at(folder, file)
-    except Unreadable:
-        return None
-    return str(json.loads(found.line)["blob_id"]) if found else None
+class File(Protocol):
+    """A file that is open for reading.
+
+    Attributes
+    ----------
+    size : int
+        Bytes.
+    modified_ns : int
+        When it was written, ns since 1970.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def modified_ns(self) -> int:
+        """When it was written, ns since 1970."""
+
+    def tail(self, count: int) -> bytes:
+        """Return the last bytes, all if there are fewer."""
+
+    def head(self) -> bytes:
+        """Return the first byte, or none."""
 
 
-def found_in(handle: int, folder: str, file: str) -> Found:
-    """Return what an open file holds, by its end alone.
+class OpenFile:
+    """A file of a disk.
 
     Parameters
     ----------
     handle : int
         Its descriptor.
+    """
+
+    def __init__(self, handle: int) -> None:
+        status = os.fstat(handle)
+        self._handle = handle
+        self.size = status.st_size
+        self.modified_ns = status.st_mtime_ns
+
+    def tail(self, count: int) -> bytes:
+        """Return the last bytes."""
+        return os.pread(self._handle, count, max(0, self.size - count))
+
+    def head(self) -> bytes:
+        """Return the first byte."""
+        return os.pread(self._handle, 1, 0)
+
+
+def found_in(opened: File, folder: str, file: str) -> Found:
+    """Return what an open file holds, by its end alone.
+
+    Parameters
+    ----------
+    opened : File
+        The file.
     folder, file : str
         Where it lies.
 
@@ -238,16 +290,11 @@ def found_in(handle: int, folder: str, file: str) -> Found:
     NewerFormat
         If a newer version wrote it.
     """
-    status = os.fstat(handle)
-    size = status.st_size
-
-    def tail(count: int) -> bytes:
-        return os.pread(handle, count, max(0, size - count))
-
+    size = opened.size
     try:
-        footer = footer_from(tail, size)
+        footer = footer_from(opened.tail, size)
     except NotABlob:
-        return _found_older(handle, folder, file, status)
+        return _found_older(opened, folder, file)
     except DamagedFooter as error:
         raise Unreadable from error
     record = footer.record
@@ -279,19 +326,18 @@ def _digest(folder: str, file: str, content: bytes) -> bytes:
     return hashlib.blake2b(place + content, digest_size=16).digest()
 
 
-def _found_older(handle: int, folder: str, file: str, status: os.stat_result) -> Found:
+def _found_older(opened: File, folder: str, file: str) -> Found:
     """Return what is known of a file of the older format: a pickle and its SHA-1, which is not computed here."""
-    head = os.pread(handle, 1, 0)
-    tail = os.pread(handle, _SHA1_SIZE + 1, max(0, status.st_size - _SHA1_SIZE - 1))
-    if head != b"\x80" or len(tail) <= _SHA1_SIZE or tail[:1] != b".":
+    tail = opened.tail(_SHA1_SIZE + 1)
+    if len(tail) <= _SHA1_SIZE or tail[:1] != b"." or opened.head() != b"\x80":
         raise Unreadable
     checksum = tail[1:]
-    modified = max(0, status.st_mtime_ns)  # an id tells of no time before 1970
+    modified = max(0, opened.modified_ns)  # an id tells of no time before 1970
     blob_id = ids.id_at(modified // 1_000_000, _digest(folder, file, checksum))
     line = {
         "event": "save",
         "format": 0,
-        "size": status.st_size,
+        "size": opened.size,
         "blob_id": blob_id,
         "workflow": _name(folder, folder),
         "task": _name(file, file),

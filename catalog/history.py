@@ -33,18 +33,23 @@ class History:
         The instance in which the index's tables have their plain names.
     reads_only : bool
         Whether they cannot be written.
+    twice_is_true : bool
+        Whether an event of which is told a second time came true.
 
     Attributes
     ----------
     reads_only : bool
-        The same.
+        As above.
     added : int
         Events that were new.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, reads_only: bool = False) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, reads_only: bool = False, twice_is_true: bool = False
+    ) -> None:
         self._connection = connection
         self.reads_only = reads_only
+        self._twice_is_true = twice_is_true
         self.added = 0
         self._newest: str | None = None  # the greatest id in the history, once it is needed
 
@@ -98,15 +103,22 @@ class History:
         )
         self._connection.unregister("compacted_rows")
 
-    def take(self, segments: list[str]) -> list[tuple[str, str]]:
-        """Add what is new in the batch, which holds the newest lines of `segments`.
+    def take(self, growing: Iterable[str], opened: Iterable[str] = ()) -> list[tuple[str, str]]:
+        """Add what is new in the batch.
+
+        Parameters
+        ----------
+        growing : iterable of str
+            Segments whose newest lines it holds, and of which only the last event is doubtful.
+        opened : iterable of str
+            Segments all of whose events are.
 
         Returns
         -------
         list of (str, str)
             Workflow and task of the names at which only the blob tells what counts.
         """
-        self._leave_new()
+        again = self._leave_new()
         events, named, names, known, pins, workflows = self.rows(_SURVEY)[0]
         self.added += events
         if workflows:
@@ -121,10 +133,11 @@ class History:
             self.run(_LATEST)
         if pins:
             self.run(_PINS)
-        return competing + self._update_pending(segments)
+        return again + competing + self._update_pending(list(growing), list(opened))
 
-    def _leave_new(self) -> None:
-        """Leave in the batch, once, what is not in the history."""
+    def _leave_new(self) -> list[tuple[str, str]]:
+        """Leave in the batch, once, what is not in the history; return the names of pending events that are true."""
+        again: list[tuple[str, str]] = []
         total, distinct, first, last = self.rows(
             "SELECT count(*), count(DISTINCT event_id), min(event_id)::VARCHAR, max(event_id)::VARCHAR FROM batch"
         )[0]
@@ -133,24 +146,54 @@ class History:
         if self._newest is None:
             self._newest = self.rows("SELECT max(event_id)::VARCHAR FROM history")[0][0] or ""
         if total and first <= self._newest:  # as is rarely so: ids grow
+            if self._twice_is_true:
+                again = self.rows("SELECT workflow, task FROM pending SEMI JOIN batch USING (event_id)")
+                if again:
+                    self.run("DELETE FROM pending WHERE event_id IN (SELECT event_id FROM batch)")
             self.run(
                 "DELETE FROM batch USING history WHERE history.event_id = batch.event_id AND history.event_id >= ?",
                 first,
             )
         self._newest = max(self._newest, last or "")
+        return again
 
-    def _update_pending(self, segments: list[str]) -> list[tuple[str, str]]:
-        # Whatever was pending in a segment is settled by the lines behind it; its newest event may be pending now.
-        # Where the blob was seen before that, as it was, it has to be looked at again.
+    def close(self, segments: Iterable[str]) -> list[tuple[str, str]]:
+        """Take all events of segments to have come true.
+
+        Returns
+        -------
+        list of (str, str)
+            Workflow and task of those whose blob was looked at before that, and has to be once more.
+        """
+        opened = {segment for (segment,) in self.rows("SELECT DISTINCT segment FROM pending")}
+        closed = list(opened.intersection(segments))
+        return self._settled(closed) if closed else []
+
+    def _settled(self, segments: list[str]) -> list[tuple[str, str]]:
         seen = self.rows(
             "SELECT workflow, task FROM pending WHERE looked IS NOT NULL AND segment IN (SELECT unnest(?))", segments
         )
         self.run("DELETE FROM pending WHERE segment IN (SELECT unnest(?))", segments)
+        return seen
+
+    def _update_pending(self, growing: list[str], opened: list[str]) -> list[tuple[str, str]]:
+        # Whatever was pending in a segment is settled by the lines behind it; its newest event may be pending now.
+        # Where the blob was seen before that, as it was, it has to be looked at again.
+        seen = self._settled(growing)
         self.run(
             """INSERT INTO pending SELECT event_id, event, workflow, task, segment, NULL
-            FROM batch SEMI JOIN (SELECT segment, max(position) AS position FROM batch GROUP BY segment)
-            USING (segment, position) WHERE event IN ('save', 'remove')"""
+            FROM batch SEMI JOIN (
+                SELECT segment, max(position) AS position FROM batch
+                WHERE segment IN (SELECT unnest(?)) GROUP BY segment
+            ) USING (segment, position) WHERE event IN ('save', 'remove')""",
+            growing,
         )
+        if opened:
+            self.run(
+                """INSERT INTO pending SELECT event_id, event, workflow, task, segment, NULL
+                FROM batch WHERE event IN ('save', 'remove') AND segment IN (SELECT unnest(?))""",
+                opened,
+            )
         # What was replaced had come true, in whatever order the lines of the two are read.
         self.run(
             """DELETE FROM pending WHERE event_id IN

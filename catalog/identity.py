@@ -15,7 +15,8 @@ from catalog.ids import new_id
 from catalog.names import CATALOG_FOLDER
 
 STORAGE_FORMAT = 1
-_FILE = f"{CATALOG_FOLDER}/storage.json"
+#: Where it is, inside the storage.
+IDENTITY_FILE = f"{CATALOG_FOLDER}/storage.json"
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,33 @@ def read_identity(root: str) -> Identity | None:
     CatalogUnusable
         If the file is damaged.
     """
-    path = os.path.join(root, _FILE)
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-        identity = Identity(str(content["uuid"]), int(content["format"]))
+        with open(os.path.join(root, IDENTITY_FILE), "rb") as file:
+            return identity_in(file.read(), root)
     except FileNotFoundError:
         return None
+
+
+def identity_in(content: bytes, root: str) -> Identity:
+    """Return the identity that the file of a storage at `root` holds; raises as `read_identity` does."""
+    try:
+        fields = json.loads(content)
+        identity = Identity(str(fields["uuid"]), int(fields["format"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise CatalogUnusable(f"{path} is damaged ({error}): delete it, and the catalog is built anew") from error
+        raise CatalogUnusable(
+            f"{root}/{IDENTITY_FILE} is damaged ({error}): delete it, and the catalog is built anew"
+        ) from error
     if identity.format > STORAGE_FORMAT:
         raise NewerFormat(
             f"{root} has storage format {identity.format}, this version knows up to {STORAGE_FORMAT}: "
             "install a newer functionfuse"
         )
     return identity
+
+
+def new_identity() -> bytes:
+    """Return the content of a new storage's file."""
+    return json.dumps({"uuid": new_id(), "format": STORAGE_FORMAT}).encode()
 
 
 def ensure_identity(root: str) -> Identity:
@@ -76,12 +89,12 @@ def ensure_identity(root: str) -> Identity:
     identity = read_identity(root)
     if identity is not None:
         return identity
-    path = os.path.join(root, _FILE)
+    path = os.path.join(root, IDENTITY_FILE)
     temporary = f"{path}.{new_id()}.tmp"
     os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            json.dump({"uuid": new_id(), "format": STORAGE_FORMAT}, file)
+        with open(temporary, "xb") as file:
+            file.write(new_identity())
         _publish_first(temporary, path)
     finally:
         os.unlink(temporary)

@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, TypeVar
 from catalog import box, results
 from catalog._lock import Held, Lock
 from catalog.box import Limits
-from catalog.compact import Compacted, Compaction
+from catalog.compact import Compacted
 from catalog.engine import INDEX, engine, instance, renew
 from catalog.errors import CatalogUnusable, InvalidQuestion
 from catalog.fold import Fold, Refreshed
-from catalog.folder import Folder
-from catalog.identity import ensure_identity, read_identity
+from catalog.folder import Compactor, Folder
 from catalog.ids import new_id
 from catalog.names import CATALOG_FOLDER
 from catalog.query import Parameters
@@ -66,18 +65,18 @@ class Index:
 
     Parameters
     ----------
-    root : str
-        The storage's folder, absolute.
+    folder : Folder
+        The storage.
     must_exist : bool
         Whether a folder that is not there is an error, or a storage in which nothing was saved yet.
     private : bool
         Whether it lies in the user's cache directory, even where the storage can be written.
     """
 
-    def __init__(self, root: str, must_exist: bool, private: bool) -> None:
-        self._folder = Folder(root)
+    def __init__(self, folder: Folder, must_exist: bool, private: bool) -> None:
+        self._folder = folder
         self._must_exist = must_exist
-        self._private = private
+        self._private = private or folder.is_remote
 
     @contextmanager
     def question(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, Refreshed]]:
@@ -163,7 +162,7 @@ class Index:
     def compact(self) -> Compacted:
         """Compact the journal; raises as `question` does, and `OSError` where it cannot be written."""
         with self._fresh():
-            return Compaction(instance(), self._folder).all()
+            return self._folder.opened().compaction(instance()).all()
 
     def rebuild(self) -> Refreshed:
         """Build the index anew from the journal; raises as `question` does."""
@@ -173,44 +172,54 @@ class Index:
     @contextmanager
     def _fresh(self, use: _Use = _Use.WRITING, anew: bool = False) -> Iterator[tuple[str, Refreshed]]:
         """Lock, attach and refresh the storage's index; where that cannot be, a private one."""
-        if self._must_exist and not os.path.isdir(self._folder.root):
-            raise CatalogUnusable(f"there is no storage at {self._folder.root}")
+        folder = self._folder.opened(looks_through=anew)
+        if self._must_exist and not folder.exists():
+            raise CatalogUnusable(f"there is no storage at {folder.root}")
         with ExitStack() as locked, ExitStack() as attached:
-            yield self._find(locked, attached, use, anew)
+            yield self._find(locked, attached, folder, use, anew)
 
-    def _find(self, locked: ExitStack, attached: ExitStack, use: _Use, anew: bool) -> tuple[str, Refreshed]:
-        root = self._folder.root
-        storage = _identity_of(self._folder)
+    def _find(
+        self, locked: ExitStack, attached: ExitStack, folder: Folder, use: _Use, anew: bool
+    ) -> tuple[str, Refreshed]:
+        root = folder.root
+        storage = folder.identity()
         if not self._private:
             try:
-                if not self._folder.is_writable():
+                if not folder.is_writable():
                     raise Held(f"{root} is not writable")
                 path = os.path.join(root, CATALOG_FOLDER, _FILE)
-                return path, self._enter(locked, attached, path, storage, use, anew)
+                return path, self._enter(locked, attached, path, storage, folder, use, anew)
             except Held as reason:
                 attached.close()
                 locked.close()
                 if os.path.isdir(root):
                     _report_once(root, str(reason))
         try:
-            path = _private_path(root, storage)
-            return path, self._enter(locked, attached, path, storage, use, anew)
+            path = _private_path(folder.real_root(), storage)
+            return path, self._enter(locked, attached, path, storage, folder, use, anew)
         except Held as reason:
             raise CatalogUnusable(f"the catalog of {root} cannot be asked: {reason}") from reason
 
     def _enter(
-        self, locked: ExitStack, attached: ExitStack, path: str, storage: str, use: _Use, anew: bool
+        self,
+        locked: ExitStack,
+        attached: ExitStack,
+        path: str,
+        storage: str,
+        folder: Folder,
+        use: _Use,
+        anew: bool,
     ) -> Refreshed:
         attached.enter_context(engine())
         lock = locked.enter_context(Lock(f"{path}.lock"))
-        refreshed = self._hold(lock, path, storage, use is not _Use.WRITING and not anew)
+        refreshed = self._hold(lock, path, storage, folder, use is not _Use.WRITING and not anew)
         if refreshed is None:
             if anew:
                 _delete(path)
-            refreshed = _attach_fresh(path, storage, self._folder)
+            refreshed = _attach_fresh(path, storage, folder)
             attached.callback(lambda: _detach(instance()))
-            if self._folder.is_writable():
-                _compact_some(Compaction(instance(), self._folder), self._folder.root)
+            if folder.is_writable():
+                _compact_some(folder.compaction(instance()), folder.root)
         else:
             attached.callback(lambda: _detach(instance()))
         if use is _Use.BOXED:
@@ -220,7 +229,7 @@ class Index:
                 lock.wait(began, _PATIENCE)
         return refreshed
 
-    def _hold(self, lock: Lock, path: str, storage: str, reads: bool) -> Refreshed | None:
+    def _hold(self, lock: Lock, path: str, storage: str, folder: Folder, reads: bool) -> Refreshed | None:
         """Hold the lock alone; or, if others that read hold it and there is nothing new, with them.
 
         Returns
@@ -232,7 +241,7 @@ class Index:
         look = began if reads else math.inf
         while not lock.take():
             if time.monotonic() >= look and lock.share():
-                refreshed = _attach_as_it_is(path, storage, self._folder)
+                refreshed = _attach_as_it_is(path, storage, folder)
                 if refreshed:
                     return refreshed
                 lock.free()  # two that wait for one another to let it go would wait forever
@@ -241,7 +250,7 @@ class Index:
         return None
 
 
-def _compact_some(compaction: Compaction, root: str) -> None:
+def _compact_some(compaction: Compactor, root: str) -> None:
     began = time.monotonic()
     if began < _compact_again.get(root, 0.0):
         return
@@ -263,17 +272,10 @@ def _report_once(root: str, reason: str) -> None:
         _log.warning("the catalog of %s is answered from a private index: %s", root, reason)
 
 
-def _identity_of(folder: Folder) -> str:
-    if folder.is_writable():
-        return ensure_identity(folder.root).uuid
-    identity = read_identity(folder.root)
-    return identity.uuid if identity else os.path.realpath(folder.root)
-
-
 def _private_path(root: str, storage: str) -> str:
     """Return where this user's own index of a storage is: a copy of a storage, elsewhere, has another."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    key = hashlib.blake2b(os.fsencode(f"{storage}/{os.path.realpath(root)}"), digest_size=16).hexdigest()
+    key = hashlib.blake2b(os.fsencode(f"{storage}/{root}"), digest_size=16).hexdigest()
     folder = os.path.join(base, "functionfuse", key)
     os.makedirs(folder, exist_ok=True)
     return os.path.join(folder, f"catalog-{SCHEMA_VERSION}.duckdb")  # other versions of this library have their own

@@ -122,7 +122,7 @@ class Journal:
         self._segment: _Segment | None = None
         self._forget()
 
-    def append(self, line: str, publish: Callable[[], None] | None = None) -> None:
+    def append(self, line: str, publish: Callable[[], object] | None = None) -> None:
         """Write an event and then make it true.
 
         Parameters

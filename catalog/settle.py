@@ -9,8 +9,7 @@ told to the journal; nothing else is looked at.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 from catalog.folder import Folder, Found, Unreadable
@@ -25,7 +24,9 @@ _AT_ONCE = 10_000  # files that are taken in together: bounds the memory that a 
 
 _NOTHING = "nothing"  # the id of the blob where none is
 
-Names = Iterable[tuple[str, str]]
+Name = tuple[str, str]
+Names = Iterable[Name]
+Look = Found | Unreadable | None
 
 
 class Blobs:
@@ -49,21 +50,25 @@ class Blobs:
 
     # Names
 
-    def doubtful(self) -> Iterator[tuple[str, str]]:
-        """Yield the names with pending events, but those at which nothing changed since they were last looked at.
+    def settle_doubtful(self, segments: set[str]) -> None:
+        """Settle the names with pending events, but those at which nothing changed since they were last looked at.
 
-        Of the last save of a killed writer nobody ever learns more: it costs every question one look, no writing.
+        Of the last save of a killed writer nobody ever learns more: it costs every question one look, no writing. In a
+        remote storage, where a look costs a request, it is not looked at again once its segment was compacted.
+
+        Parameters
+        ----------
+        segments : set of str
+            Those that are not compacted.
         """
-        for workflow, task, looked in self._history.rows("SELECT workflow, task, looked FROM pending"):
-            if self._id_at(workflow, task) != looked:
-                yield workflow, task
-
-    def _id_at(self, workflow: str, task: str) -> str | None:
-        try:
-            found = self._folder.look(from_text(workflow), from_text(task))
-        except Unreadable:
-            return None
-        return found.event_id if found else _NOTHING
+        rows = self._history.rows("SELECT workflow, task, segment, looked FROM pending")
+        if self._folder.is_remote:
+            rows = [row for row in rows if row[2] in segments]
+        names = [(workflow, task) for workflow, task, _, _ in rows]
+        there = dict(zip(names, self._found(names), strict=True))
+        changed = {(w, t): there[w, t] for w, t, _, looked in rows if _id_of(there[w, t]) != looked}
+        if changed:
+            self._settle_some(list(changed), changed)
 
     def settle(self, names: Names) -> None:
         """Look at the blobs of `names`, and believe them."""
@@ -71,28 +76,25 @@ class Blobs:
         while some := list(islice(each, _AT_ONCE)):
             self._settle_some(some)
 
-    def _settle_some(self, names: list[tuple[str, str]]) -> None:
-        present, absent = self._look(names)
-        while self._tell(list(present.values())):
-            present, absent = self._look(names)
+    def _settle_some(self, names: list[Name], looks: Mapping[Name, Look] | None = None) -> None:
+        if looks is None:
+            looks = dict(zip(names, self._found(names), strict=True))
+        while True:
+            # Damaged: the journal's word stands, and reading it says what is wrong.
+            present = {name: found for name, found in looks.items() if isinstance(found, Found)}
+            if not self._tell(list(present.values())):
+                break
+            looks = dict(zip(names, self._found(names), strict=True))
+        absent = [name for name, found in looks.items() if found is None]
         if absent:
             self._settle_absent(absent)
         if present:
             self._settle_present(present)
 
-    def _look(self, names: list[tuple[str, str]]) -> tuple[dict[tuple[str, str], Found], list[tuple[str, str]]]:
-        absent: list[tuple[str, str]] = []
-        present: dict[tuple[str, str], Found] = {}
-        for workflow, task in names:
-            with suppress(Unreadable):  # damaged: the journal's word stands, and reading it says what is wrong
-                found = self._folder.look(from_text(workflow), from_text(task))
-                if found is None:
-                    absent.append((workflow, task))
-                else:
-                    present[workflow, task] = found
-        return present, absent
+    def _found(self, names: list[Name]) -> list[Look]:
+        return self._folder.each(lambda name: self._folder.look(from_text(name[0]), from_text(name[1])), names)
 
-    def _settle_present(self, present: dict[tuple[str, str], Found]) -> None:
+    def _settle_present(self, present: dict[Name, Found]) -> None:
         ids = [found.event_id for found in present.values()]
         self._history.run("DELETE FROM pending WHERE event_id IN (SELECT unnest(?::UUID[]))", ids)
         for workflow, task in self._history.rows("SELECT DISTINCT workflow, task FROM pending WHERE event = 'remove'"):
@@ -104,12 +106,12 @@ class Blobs:
             self._history.choose("SELECT unnest(?::UUID[])", wanted)
         self._looked(list(present), ids)
 
-    def _looked(self, names: list[tuple[str, str]], ids: list[str]) -> None:
+    def _looked(self, names: list[Name], ids: list[str]) -> None:
         """Note which blobs were there, with the events that are pending still."""
         if self._history.rows("SELECT 1 FROM pending LIMIT 1"):
             self._history.run(_LOOKED, [workflow for workflow, _ in names], [task for _, task in names], ids)
 
-    def _settle_absent(self, names: list[tuple[str, str]]) -> None:
+    def _settle_absent(self, names: list[Name]) -> None:
         workflows, tasks = [list(column) for column in zip(*names, strict=True)]
         pairs = "SELECT unnest(?::VARCHAR[]) AS workflow, unnest(?::VARCHAR[]) AS task"
         self._history.run(
@@ -131,7 +133,10 @@ class Blobs:
 
         A folder is looked through when it changed and no event explains that, or
         when it is small; one in which much is being saved, now and then.
+        In a remote storage only if nothing is known of it, or if that is wanted: it takes a listing of all.
         """
+        if self._folder.is_remote and not self._folder.looks_through and self._knows_something():
+            return
         rows = self._history.rows("SELECT folder, mtime, settled, dirty, due, entries FROM folders")
         known = {from_text(folder): state for folder, *state in rows}
         for folder, mtime in self._folder.workflows():
@@ -145,7 +150,10 @@ class Blobs:
             self.settle(self._listed(self._workflow_in(folder)))
             self._history.run("DELETE FROM folders WHERE folder = ?", to_text(folder))
 
-    def _listed(self, workflow: str) -> list[tuple[str, str]]:
+    def _knows_something(self) -> bool:
+        return bool(self._history.rows("SELECT 1 FROM history LIMIT 1"))
+
+    def _listed(self, workflow: str) -> list[Name]:
         return self._history.rows("SELECT workflow, task FROM tasks WHERE workflow = ?", workflow)
 
     def _look_through(self, folder: str, mtime: int, known: tuple[object, ...]) -> None:
@@ -186,11 +194,14 @@ class Blobs:
         self._history.run("DELETE FROM pending WHERE event_id IN (SELECT unnest(?::UUID[]))", ids)
 
     def _readable(self, folder: str, files: list[str]) -> list[Found]:
-        found = []
-        for file in files:
-            with suppress(Unreadable):  # something else that lies there
-                found.append(self._folder.look_at(folder, file))
-        return [each for each in found if each is not None]
+        looks = self._folder.each(lambda file: self._folder.look_at(folder, file), files)
+        return [each for each in looks if isinstance(each, Found)]  # what else lies there is left alone
+
+
+def _id_of(look: Look) -> str | None:
+    if isinstance(look, Found):
+        return look.event_id
+    return _NOTHING if look is None else None
 
 
 def _is_hidden(file: str, files: set[str]) -> bool:

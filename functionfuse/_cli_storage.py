@@ -74,9 +74,9 @@ def _has_catalog(root: str) -> bool:
 
 def _has_results(root: str) -> bool:
     """Tell whether there are results: of the older format, or of a storage that lost its ``.catalog``."""
-    from catalog.folder import Folder
+    from catalog.local import LocalFolder
 
-    place = Folder(root)
+    place = LocalFolder(root)
     workflows = (folder for folder, _ in islice(place.workflows(), _LOOKS))
     return any(_is_result(place, folder, file) for folder in workflows for file in islice(place.files(folder), _LOOKS))
 

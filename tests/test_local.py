@@ -888,7 +888,7 @@ def test_an_odd_exception_reaches_the_caller_as_itself(
 class Full(FileStorage):
     """A storage whose journal takes the start of a run, and then no more."""
 
-    def note(self, event: str, *args: Any) -> None:
+    def note(self, event: str, *args: Any, **options: Any) -> None:
         """Record the start of a run only."""
         if event != "run-started":
             raise StorageUnusable(f"no space for {event}")

@@ -336,7 +336,7 @@ def test_a_graph_that_nobody_holds_is_freed() -> None:
 
 @pytest.mark.parametrize("shape", ["fan-out", "list", "arguments", "chain"])
 def test_building_a_graph_is_linear(shape: str) -> None:
-    """A node of a graph of 64,000 costs no more than a few of 1,000, where it would be 64 if it cost the graph's size."""
+    """A node of a graph of 64,000 costs at most a few of 1,000; it would be 64 if each cost the size of its graph."""
 
     def build(n: int) -> float:
         base = add(0)

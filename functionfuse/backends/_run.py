@@ -1,19 +1,18 @@
-"""Plan, restore or compute, resolve arguments: one run of a graph, shared by all backends."""
+"""One run of a graph: what is planned, recorded and left behind, whatever computes the nodes."""
 
 from __future__ import annotations
 
 import logging
 import re
-import time
 import traceback
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from functionfuse._arguments import substitute
 from functionfuse.backends._provenance import Provenance
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.errors import StaleResult, StaleResultWarning, add_note
@@ -67,8 +66,8 @@ class Plan:
     uses: Counter[Node]
 
 
-class Run:
-    """One run of a workflow; keeps all of its state to itself.
+class Run(ABC):
+    """One run of a workflow; keeps all of its state to itself. A backend says how nodes are computed.
 
     Parameters
     ----------
@@ -111,9 +110,12 @@ class Run:
         status = "failed"
         try:
             self._note("run-started", nodes=len(plan.compute))
+            self._begin(plan)
             for node in progress(plan.compute):
-                self._compute(node, plan)
-            results = [leaf._value(self._result) for leaf in self._workflow.leaves]
+                self._advance(node, plan)
+            results = self._leaf_results()
+            if self._storage is not None:
+                self._storage.flush()
             status = "finished"
             return results
         except KeyboardInterrupt:
@@ -199,24 +201,27 @@ class Run:
                 below.add(node)
         return below
 
-    # Nodes
+    # What a backend does
 
-    def _compute(self, node: Node, plan: Plan) -> None:
-        try:
-            self._results[node] = self._call(node)
-        except BaseException as error:
-            self._note_failure(node, error)
-            raise
-        self.computed += 1
-        self._release(node, plan)
+    @abstractmethod
+    def _begin(self, plan: Plan) -> None:
+        """Prepare what is computed."""
 
-    def _call(self, node: Node) -> Any:
-        args = substitute(node.args, self._result)
-        kwargs = substitute(node.kwargs, self._result) if node.kwargs else {}
-        origin = self._origin(node)
-        began = time.perf_counter()
-        value = self._workflow.func_of(node)(*args, **kwargs)
-        return self._keep(node, value, f'{origin},"duration":{time.perf_counter() - began:.9f}')
+    @abstractmethod
+    def _advance(self, node: Node, plan: Plan) -> None:
+        """Return when one more node is computed; `node` is the next one of the plan."""
+
+    @abstractmethod
+    def _leaf_results(self) -> list[Any]:
+        """Return the leaves' results, when all is computed."""
+
+    @abstractmethod
+    def _part(self, part: BaseWorkflow) -> Any:
+        """Return the result of the single leaf of a part of the workflow, by a run of its own."""
+
+    def _at_hand(self, node: Node) -> Any:
+        """Return a result that is in `_results`."""
+        return self._results[node]
 
     def _origin(self, node: Node) -> str:
         if self._provenance is None:
@@ -224,50 +229,23 @@ class Run:
         self._provenance.inherit(node)
         return f'"run_id":"{self.run_id}",{self._provenance.origin(node)}' if node in self._kept else ""
 
-    def _keep(self, node: Node, value: Any, origin: str) -> Any:
-        if node not in self._kept:
-            return value
-        assert self._storage is not None
+    def _know(self, node: Node, footer: Footer | None) -> None:
+        """Take note of a stored result that is used."""
         assert self._provenance is not None
-        blob_id = self._storage.keep(self._name, node.get_name(), value, origin)
-        self._provenance.know_blob(node, blob_id)
-        return self._storage.read_task(self._name, node.get_name()) if self._storage.always_read else value
-
-    def _result(self, node: Node) -> Any:
-        if node not in self._results:
-            self._results[node] = self._restore(node)
-        return self._results[node]
-
-    def _restore(self, node: Node) -> Any:
-        assert self._storage is not None
-        assert self._provenance is not None
-        try:
-            restored = self._storage.restore(self._name, node.get_name())
-        except Exception as error:
-            self._note_failure(node, error)
-            raise
         self.restored += 1
-        if restored.footer is not None:
-            self._footers[node] = restored.footer
-            self._provenance.use(node, restored.footer)
-        return restored.value
-
-    def _release(self, node: Node, plan: Plan) -> None:
-        """Free the results that nothing needs any more, unless they could not be had again."""
-        for parent in node.parents:
-            plan.uses[parent] -= 1
-            if not plan.uses[parent] and parent in self._kept:
-                self._results.pop(parent, None)
+        if footer is not None:
+            self._footers[node] = footer
+            self._provenance.use(node, footer)
 
     # After the run
 
     def result_of(self, node: Node) -> Any:
         """Return the result of a node after the run: at hand, or read, or as a last resort computed."""
         if node in self._results:
-            return self._results[node]
+            return self._at_hand(node)
         if self._storage is not None and self.has_result_of(node):
             return self._storage.read_task(self._name, node.get_name())
-        return Run(_Part(self._workflow, node), self._settings).execute(iter_nodes)[0]
+        return self._part(_Part(self._workflow, node))
 
     def has_result_of(self, node: Node) -> bool:
         """Tell whether the result of a node is at hand, or stored."""
@@ -280,6 +258,8 @@ class Run:
     def _finish(self, status: str, plan: Plan) -> None:
         with _nothing_hidden("the end of the run could not be recorded", status != "finished"):
             self._note("run-finished", status=status, computed=self.computed, restored=self.restored)
+            if self._storage is not None:
+                self._storage.flush()
         for node in self._kept & self._results.keys():
             del self._results[node]
         for node in self._nodes:
@@ -302,7 +282,8 @@ class Run:
 
     def _note(self, event: str, **details: Any) -> None:
         if self._storage is not None:
-            self._storage.note(event, self._name, self.run_id, {"backend": self._settings.backend, **details})
+            said = {"backend": self._settings.backend, **details}
+            self._storage.note(event, self._name, self.run_id, said, waits=False)
 
     def _note_failure(self, node: Node, error: BaseException) -> None:
         if error is self._noted:  # on its way from a parent that could not be read

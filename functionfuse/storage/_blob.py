@@ -19,7 +19,7 @@ from catalog.errors import DamagedFooter, NewerFormat, NotABlob
 from catalog.record import Footer, footer_from, fragment, read_footer
 from functionfuse.errors import InvalidPickle, UnsupportedFormat
 from functionfuse.storage._compression import CODEC, Buffer, Packed, Packing, pieces, unpacked
-from functionfuse.storage._places import LocalPlace, SideFolder, Source, Temporary
+from functionfuse.storage._place import Place, Side, Source, Temporary
 
 #: Streams are gathered in memory up to this size, and written with their footer at once.
 GATHERED = 1 << 20
@@ -35,10 +35,10 @@ class BlobWriter:
 
     Parameters
     ----------
-    place : LocalPlace
+    place : Place
         Where.
-    folder : str
-        The folder of the workflow.
+    folder, file : str
+        The folder of the workflow, and the file in it.
     name : str
         The blob's id, which names the folder of side files.
 
@@ -50,20 +50,20 @@ class BlobWriter:
         Bytes by which the buffers were greater before they were compressed; None where none is.
     """
 
-    __slots__ = ("_chunks", "_file", "_folder", "_gathered", "_hash", "_name", "_place", "saved_by_packing", "size")
+    __slots__ = ("_at", "_chunks", "_file", "_gathered", "_hash", "_name", "_place", "saved_by_packing", "size")
 
-    def __init__(self, place: LocalPlace, folder: str, name: str) -> None:
+    def __init__(self, place: Place, folder: str, file: str, name: str) -> None:
         self._place = place
-        self._folder = folder
+        self._at = (folder, file)
         self._file: Temporary | None = None
         self._name = name
         self._hash: _Hash | None = None
         self._begin()
 
     @property
-    def side(self) -> SideFolder:
+    def side(self) -> Side:
         """The folder for the files that serializers write beside the blob."""
-        return self._place.side_folder(self._folder, self._name)
+        return self._place.side_folder(self._at[0], self._name)
 
     def _begin(self) -> None:
         self._chunks: list[bytes] = []
@@ -128,10 +128,10 @@ class BlobWriter:
         file.close()
         return self.size + len(footer)
 
-    def publish(self, file: str) -> None:
-        """Put the blob into its place, over the one that is there."""
+    def publish(self) -> bool:
+        """Put the blob into its place, over the one that is there; returns as `Place.publish` does."""
         assert self._file is not None, "finish comes first"
-        self._place.publish(self._file, self._folder, file)
+        return self._place.publish(self._file, *self._at)
 
     def discard(self) -> None:
         """Delete the hidden file and the side files, unless the blob is published already.
@@ -147,7 +147,7 @@ class BlobWriter:
 
     def _opened(self) -> Temporary:
         if self._file is None:
-            self._file = self._place.create(self._folder)
+            self._file = self._place.create(*self._at)
             self._file.open()
         return self._file
 

@@ -10,7 +10,8 @@ from catalog import names, record
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _retention
 from functionfuse.storage._lookup import checked
-from functionfuse.storage._places import LocalPlace
+from functionfuse.storage._place import Place
+from functionfuse.storage._reading import footer_at
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class Catalogued(ABC):
     """The questions to a storage's catalog, and the deeds that follow from their answers."""
 
-    _place: LocalPlace
+    _place: Place
 
     def __init__(self, index: Literal["storage", "private"]) -> None:
         self._index = index
@@ -35,9 +36,7 @@ class Catalogued(ABC):
     def catalog(self) -> Catalog:
         """The catalog of all results of this storage."""
         if self._catalog is None:
-            from catalog import Catalog  # on use: saving and reading need none of it
-
-            self._catalog = Catalog(self._place.root, must_exist=False, index=self._index)
+            self._catalog = self._place.catalog(self._index)
         return self._catalog
 
     def list_tasks(
@@ -133,19 +132,25 @@ class Catalogued(ABC):
         plan = self.catalog.expired(workflow, keep_last=keep_last, older_than=older_than, larger_than=larger_than)
         if dry_run:
             return plan
-        from catalog.folder import id_at
         from catalog.retention import marked
 
         why = _retention.reason(keep_last=keep_last, older_than=older_than, larger_than=larger_than)
 
         def remove(workflow_name: str, task_name: str, blob_id: str) -> bool:
             at = self._find(workflow_name, task_name)
-            if id_at(self._place.root, *at) != blob_id:  # saved anew since it was planned
+            if self._id_at(at) != blob_id:  # saved anew since it was planned
                 return False
             self._remove(workflow_name, task_name, at, why)
             return True
 
         return marked(plan, _retention.carry_out(plan.project(_retention.COLUMNS).fetchall(), remove))
+
+    def _id_at(self, at: tuple[str, str]) -> str | None:
+        try:
+            footer = footer_at(self._place, *at)
+        except TaskNotFound:
+            return None
+        return footer.blob_id if footer else None
 
     def pin(self, workflow_name: str, task_name: str) -> None:
         """Protect a result from `gc`, and whatever is saved under its name later, until it is unpinned.
@@ -186,7 +191,7 @@ class Catalogued(ABC):
         """Remove a result, and record that, and why."""
 
     @abstractmethod
-    def _record(self, event: str, fields: str, after: str | None = None) -> None:
+    def _record(self, event: str, fields: str, after: str | None = None, *, waits: bool = True) -> None:
         """Record an event, whose id is greater than `after`."""
 
 

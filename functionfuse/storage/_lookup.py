@@ -7,7 +7,7 @@ from contextlib import suppress
 from catalog import names
 from functionfuse.errors import InvalidName
 from functionfuse.storage import _blob
-from functionfuse.storage._places import LocalPlace
+from functionfuse.storage._place import Place
 
 
 def checked(what: str, name: str) -> str:
@@ -27,7 +27,7 @@ def candidates(what: str, name: str) -> tuple[str, ...]:
     return names.candidates(checked(what, name))
 
 
-def find(place: LocalPlace, workflow_name: str, task_name: str) -> tuple[str, str]:
+def find(place: Place, workflow_name: str, task_name: str) -> tuple[str, str]:
     """Return folder and file of a result, or where it would be saved."""
     if encoded("workflow", workflow_name) == workflow_name and encoded("task", task_name) == task_name:
         return workflow_name, task_name  # as nearly always
@@ -41,7 +41,7 @@ def find(place: LocalPlace, workflow_name: str, task_name: str) -> tuple[str, st
     return folders[0], files[0]
 
 
-def stored(place: LocalPlace, workflow_name: str) -> dict[str, tuple[str, str]]:
+def stored(place: Place, workflow_name: str) -> dict[str, tuple[str, str]]:
     """Return folder and file of every result of a workflow, by its name."""
     return {
         _name_of(place, folder, file): (folder, file)
@@ -50,7 +50,7 @@ def stored(place: LocalPlace, workflow_name: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def _name_of(place: LocalPlace, folder: str, file: str) -> str:
+def _name_of(place: Place, folder: str, file: str) -> str:
     if "%" not in file:
         return file
     name = names.decode(file)

@@ -1,9 +1,4 @@
-"""Where bytes go: folders of files on a local disk.
-
-A place knows file names and bytes; it knows nothing of pickles, footers or
-records. A workflow is a folder, a result a file in it, and what one save's
-serializers wrote is a folder of its own below ``bigdata``.
-"""
+"""Where bytes go: folders of files on a local disk."""
 
 from __future__ import annotations
 
@@ -12,8 +7,9 @@ import os
 import shutil
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from catalog.errors import NewerFormat
 from catalog.identity import ensure_identity
@@ -22,7 +18,11 @@ from catalog.names import CATALOG_FOLDER, SIDE_FOLDER
 from functionfuse.errors import SideFileMissing, StorageUnusable, UnsupportedFormat
 from functionfuse.serializers.base import FILE_PROTOCOL
 from functionfuse.storage._memory import mapped, read_all
+from functionfuse.storage._place import Change, Place
 from functionfuse.storage._sync import sync_path, sync_tree
+
+if TYPE_CHECKING:
+    from catalog import Catalog
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -34,7 +34,7 @@ _ABANDONED = 7 * 24 * 3600.0  # seconds since a temporary was last written to
 _PATIENCE = 100  # times that a folder may vanish under us before it counts as an error
 
 
-class LocalPlace:
+class LocalPlace(Place):
     """A folder on a disk.
 
     Parameters
@@ -69,12 +69,41 @@ class LocalPlace:
             message = f"{self.root} cannot be written ({error.strerror or error}): choose another path"
             raise StorageUnusable(error.errno, message) from error
 
-    def create(self, folder: str) -> Temporary:
+    def catalog(self, index: Literal["storage", "private"]) -> Catalog:
+        """Return the catalog of what is there."""
+        from catalog import Catalog  # on use: saving and reading need none of it
+
+        return Catalog(self.root, must_exist=False, index=index)
+
+    def commit(self, change: Change) -> None:
+        """Tell the journal of a change, and do it; no other event of this process is told in between."""
+        try:
+            self.journal.append(change.line, change.act)
+        except BaseException:
+            change.undo()
+            raise
+        change.after()
+
+    def hand_over(self, change: Change, failed: Callable[[BaseException], BaseException]) -> None:
+        """Commit a change at once: that takes less than handing it over."""
+        self.commit(change)
+
+    def check(self) -> None:
+        """Do nothing: what went wrong was raised."""
+
+    def wait(self) -> None:
+        """Do nothing: nothing is under way."""
+
+    def tell(self, line: str, *, waits: bool = True) -> None:
+        """Tell the journal of an event that is no change."""
+        self.journal.append(line)
+
+    def create(self, folder: str, file: str) -> LocalTemporary:
         """Return a new temporary file, to be opened, written and then published in `folder`."""
         if folder not in self._rooms:
             self.make_room(folder)
         name = _take_name()
-        return Temporary(f"{self.root}/{TEMPORARY_FOLDER}/{name}", name)
+        return LocalTemporary(f"{self.root}/{TEMPORARY_FOLDER}/{name}", name)
 
     def sweep(self) -> None:
         """Delete temporaries that no writer can be writing any more: killed processes leave them."""
@@ -85,14 +114,16 @@ class LocalPlace:
                     if time.time() - os.stat(path).st_mtime > _ABANDONED:
                         os.unlink(path)
 
-    def publish(self, temporary: Temporary, folder: str, file: str) -> None:
+    def publish(self, temporary: LocalTemporary, folder: str, file: str) -> bool:
         """Put a temporary file into its place, over the file that is there."""
         for _ in range(_PATIENCE):
             try:
-                return temporary.publish(f"{self.root}/{folder}/{file}")
+                temporary.publish(f"{self.root}/{folder}/{file}")
+                return False
             except FileNotFoundError:  # the workflow is being removed, or was by hand
                 self.make_room(folder)
-        return temporary.publish(f"{self.root}/{folder}/{file}")
+        temporary.publish(f"{self.root}/{folder}/{file}")
+        return False
 
     def sync(self, folder: str) -> None:
         """Have the file system put the names of what was published in `folder` on the medium."""
@@ -111,11 +142,11 @@ class LocalPlace:
         """Tell whether there is such a file."""
         return os.access(f"{self.root}/{folder}/{file}", os.F_OK)
 
-    def open(self, folder: str, file: str) -> Source:
+    def open(self, folder: str, file: str) -> LocalSource:
         """Open a file for reading; `FileNotFoundError` if there is none."""
         handle = os.open(f"{self.root}/{folder}/{file}", _READ)
         try:
-            return Source(handle)
+            return LocalSource(handle)
         except BaseException:
             os.close(handle)
             raise
@@ -144,9 +175,10 @@ class LocalPlace:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def remove(self, folder: str, file: str) -> None:
+    def remove(self, folder: str, file: str) -> bool:
         """Delete a file; `FileNotFoundError` if there is none."""
         os.unlink(f"{self.root}/{folder}/{file}")
+        return False
 
     def remove_folder(self, folder: str) -> None:
         """Delete a workflow's folder if nothing is left in it: another process may be saving there."""
@@ -162,7 +194,7 @@ class LocalPlace:
         return SideFolder(f"{self.root}/{folder}/{SIDE_FOLDER}" + (f"/{name}" if name else ""))
 
 
-class Temporary:
+class LocalTemporary:
     """A hidden file that becomes a result when it is complete.
 
     Parameters
@@ -256,7 +288,7 @@ def _take_name() -> str:
 os.register_at_fork(after_in_child=_free_names.clear)
 
 
-class Source:
+class LocalSource:
     """A file that is open for reading.
 
     Parameters
@@ -279,7 +311,7 @@ class Source:
         """Close the file."""
         os.close(self._handle)
 
-    def __enter__(self) -> Source:
+    def __enter__(self) -> LocalSource:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,7 +9,7 @@ from catalog.record import Footer
 from functionfuse.errors import SideFileMissing, TaskNotFound
 from functionfuse.storage import _blob, _codec
 from functionfuse.storage._options import Options
-from functionfuse.storage._places import LocalPlace
+from functionfuse.storage._place import Place
 
 _log = logging.getLogger("functionfuse.storage")
 
@@ -29,7 +29,7 @@ class Restored(NamedTuple):
     footer: Footer | None
 
 
-def restore(place: LocalPlace, registry: _codec.Registry, options: Options, folder: str, file: str) -> Restored:
+def restore(place: Place, registry: _codec.Registry, options: Options, folder: str, file: str) -> Restored:
     """Return the result in a file; once more where it was overwritten while it was read."""
     while True:
         blob = _blob.read_blob(_loaded(place, folder, file, options.mmap), options.verify)
@@ -41,7 +41,7 @@ def restore(place: LocalPlace, registry: _codec.Registry, options: Options, fold
             _log.debug("task %r was overwritten while it was read, which ended in: %s", file, error)
 
 
-def footer_at(place: LocalPlace, folder: str, file: str) -> Footer | None:
+def footer_at(place: Place, folder: str, file: str) -> Footer | None:
     """Return the footer of the blob in a file; None for the older format and for what is damaged."""
     try:
         with place.open(folder, file) as source:
@@ -50,14 +50,14 @@ def footer_at(place: LocalPlace, folder: str, file: str) -> Footer | None:
         raise TaskNotFound(f"nothing is stored there ({place.path(folder, file)})") from error
 
 
-def _loaded(place: LocalPlace, folder: str, file: str, is_mapped: bool) -> memoryview:
+def _loaded(place: Place, folder: str, file: str, is_mapped: bool) -> memoryview:
     try:
         return place.load(folder, file, is_mapped)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise TaskNotFound(f"nothing is stored there ({place.path(folder, file)})") from error
 
 
-def _load(place: LocalPlace, registry: _codec.Registry, blob: _blob.Blob, folder: str) -> Any:
+def _load(place: Place, registry: _codec.Registry, blob: _blob.Blob, folder: str) -> Any:
     footer = blob.footer
     if footer is not None and (footer.plain or len(footer.record["serializers"]) == 1):
         return _codec.load(blob.stream, blob.buffers)
@@ -65,6 +65,6 @@ def _load(place: LocalPlace, registry: _codec.Registry, blob: _blob.Blob, folder
     return _codec.load_with_serializers(blob.stream, blob.buffers, registry, side.protocols)
 
 
-def _unchanged(place: LocalPlace, folder: str, file: str, blob: _blob.Blob) -> bool:
+def _unchanged(place: Place, folder: str, file: str, blob: _blob.Blob) -> bool:
     now = footer_at(place, folder, file)
     return (now and now.record["blob_id"]) == (blob.footer and blob.footer.record["blob_id"])

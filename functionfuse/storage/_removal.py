@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from catalog import record
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _blob, _codec, _lines
-from functionfuse.storage._places import LocalPlace, SideFolder
+from functionfuse.storage._place import Change, Place, Side
 
 _log = logging.getLogger("functionfuse.storage")
 
@@ -23,8 +24,13 @@ class Present:
     size: int
     logical_size: int
     pids: list[tuple[str, Any]]
-    side: SideFolder
+    side: Side
     older_format: bool
+
+    @property
+    def has_sides(self) -> bool:
+        """Whether it may have side files."""
+        return len(self.record.get("serializers", ())) != 1
 
     @property
     def blob_id(self) -> str | None:
@@ -32,7 +38,7 @@ class Present:
         return self.record.get("blob_id")
 
 
-def present(place: LocalPlace, folder: str, file: str) -> Present | None:
+def present(place: Place, folder: str, file: str) -> Present | None:
     """Return what is stored in a file, or None; what is damaged counts with what is known of it."""
     if not place.exists(folder, file):
         return None
@@ -49,7 +55,7 @@ def present(place: LocalPlace, folder: str, file: str) -> Present | None:
     return Present(known, size, record.logical_size_of(size, known), pids, side, footer is None)
 
 
-def _pids(place: LocalPlace, folder: str, file: str) -> list[tuple[str, Any]]:
+def _pids(place: Place, folder: str, file: str) -> list[tuple[str, Any]]:
     try:
         blob = _blob.read_blob(place.load(folder, file))
         return _codec.persistent_ids(blob.stream, blob.buffers)
@@ -59,7 +65,7 @@ def _pids(place: LocalPlace, folder: str, file: str) -> list[tuple[str, Any]]:
 
 
 def remove(
-    place: LocalPlace,
+    place: Place,
     registry: _codec.Registry,
     names_fields: str,
     at: tuple[str, str],
@@ -81,8 +87,12 @@ def remove(
     if why:
         fields += f",{record.fragment(details=_lines.details(why))}"
     line = _lines.event("remove", f"{names_fields},{fields}", after=found.blob_id)
-    place.journal.append(line, lambda: place.remove(folder, file))
-    forget(found, registry, folder, file)
+    after = partial(forget, found, registry, folder, file)
+    place.commit(Change(at, line, lambda: place.remove(folder, file), _nothing, after))
+
+
+def _nothing() -> None:
+    """Undo nothing: what was not removed is there."""
 
 
 def forget(gone: Present, registry: _codec.Registry, folder: str, file: str) -> None:
@@ -96,5 +106,5 @@ def forget(gone: Present, registry: _codec.Registry, folder: str, file: str) -> 
                 gone.side.remove(pid)
         except Exception:  # the result itself is gone already; a third party's cleaning cannot undo that
             _log.warning("the serializer %r did not remove %r of %s/%s", name, pid, folder, file, exc_info=True)
-    if not gone.older_format:
+    if gone.has_sides and not gone.older_format:
         gone.side.discard()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from catalog import ids, names, record
@@ -9,40 +11,75 @@ from functionfuse.storage import _codec, _lines, _removal
 from functionfuse.storage._blob import BlobWriter
 from functionfuse.storage._describe import describe
 from functionfuse.storage._options import Options
-from functionfuse.storage._places import LocalPlace
+from functionfuse.storage._place import Change, Place
 
 _SERIALIZERS = record.fragment(serializers=["pickle"])
 
 
-def keep(
-    place: LocalPlace,
-    registry: _codec.Registry,
-    options: Options,
-    at: tuple[str, str],
-    names_fields: str,
-    obj: Any,
-    origin: str,
-) -> str:
-    """Store an object in a folder and file, over what is there, and return the id of the blob."""
-    folder, file = at
-    present = _removal.present(place, folder, file)
+@dataclass(frozen=True)
+class Target:
+    """Where and how a result is stored.
+
+    Attributes
+    ----------
+    place : Place
+        Where bytes go.
+    registry : Registry
+        The serializers.
+    options : Options
+        How it is written.
+    at : tuple of (str, str)
+        Folder and file.
+    names : str
+        The fragment of a record that names the result.
+    is_new : bool
+        Whether it is known that nothing is stored there, so that nobody needs to look.
+    """
+
+    place: Place
+    registry: _codec.Registry
+    options: Options
+    at: tuple[str, str]
+    names: str
+    is_new: bool = False
+
+
+def keep(target: Target, obj: Any, origin: str, commit: Callable[[Change], None]) -> str:
+    """Store an object, over what is there, and return the id of the blob.
+
+    Parameters
+    ----------
+    target : Target
+        Where and how.
+    obj : object
+        What.
+    origin : str
+        The inside of a JSON object, for the record.
+    commit : callable
+        Makes it true: the place's `commit`, or one that does not wait.
+    """
+    place = target.place
+    present = None if target.is_new else _removal.present(place, *target.at)
     blob_id = ids.new_id(present.blob_id if present else None)
-    fields = [f'"blob_id":"{blob_id}",{names_fields}', describe(obj)]
+    fields = [f'"blob_id":"{blob_id}",{target.names}', describe(obj)]
     if present:
         fields.append(record.fragment(replaces=present.blob_id))
     if origin:
         fields.append(origin)
-    writer = BlobWriter(place, folder, blob_id)
+    writer = BlobWriter(place, *target.at, blob_id)
     try:
-        line = _write(writer, registry, options, obj, fields)
-        place.journal.append(line, lambda: writer.publish(file))
+        line = _write(writer, target.registry, target.options, obj, fields)
     except BaseException:
         writer.discard()
         raise
-    if options.fsync:
-        place.sync(folder)
-    if present:
-        _removal.forget(present, registry, folder, file)
+
+    def after() -> None:
+        if target.options.fsync:
+            place.sync(target.at[0])
+        if present:
+            _removal.forget(present, target.registry, *target.at)
+
+    commit(Change(target.at, line, writer.publish, writer.discard, after, writer.size))
     return blob_id
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Literal
 
 from catalog import ids, record
@@ -20,7 +20,7 @@ from functionfuse.storage import _codec, _lines, _lookup, _reading, _removal, _s
 from functionfuse.storage._catalogued import Catalogued
 from functionfuse.storage._lookup import candidates, encoded
 from functionfuse.storage._options import Options
-from functionfuse.storage._places import LocalPlace
+from functionfuse.storage._place import Change, Place
 from functionfuse.storage._reading import Restored
 from functionfuse.storage._translate import named
 
@@ -32,7 +32,7 @@ new_id = ids.new_id
 quote = record.quote
 
 #: What workflow backends call; tab completion is for those who keep and look for results.
-_FOR_BACKENDS = frozenset({"footer", "keep", "note", "restore", "stored"})
+_FOR_BACKENDS = frozenset({"ahead", "flush", "footer", "keep", "note", "restore", "stored"})
 _USUAL = Options()
 
 
@@ -41,7 +41,7 @@ class Storage(Catalogued):
 
     Parameters
     ----------
-    place : LocalPlace
+    place : Place
         Where the bytes go.
     index : {"storage", "private"}
         Where the catalog's index lies: with the results, or in the user's cache directory.
@@ -73,7 +73,7 @@ class Storage(Catalogued):
     """
 
     def __init__(
-        self, place: LocalPlace, index: Literal["storage", "private"] = "storage", options: Options = _USUAL
+        self, place: Place, index: Literal["storage", "private"] = "storage", options: Options = _USUAL
     ) -> None:
         self._place = place
         self._options = options
@@ -111,7 +111,16 @@ class Storage(Catalogued):
         """
         self.keep(workflow_name, task_name, obj)
 
-    def keep(self, workflow_name: str, task_name: str, obj: Any, origin: str = "") -> str:
+    def keep(
+        self,
+        workflow_name: str,
+        task_name: str,
+        obj: Any,
+        origin: str = "",
+        *,
+        is_new: bool = False,
+        waits: bool = True,
+    ) -> str:
         """Store one result as `save` does, together with where it came from.
 
         Parameters
@@ -120,6 +129,10 @@ class Storage(Catalogued):
             As for `save`.
         origin : str
             The inside of a JSON object, with what a run adds to the record.
+        is_new : bool
+            Whether a plan has just found nothing under these names: a remote storage then does not look again.
+        waits : bool
+            Whether the result is durable when this returns. If not, `flush` waits for it; `obj` may be changed at once.
 
         Returns
         -------
@@ -133,13 +146,32 @@ class Storage(Catalogued):
         """
         at = self._find(workflow_name, task_name)  # what the older format kept raw is overwritten where it is
         names_fields = record.name_fields(workflow_name, task_name)
+        target = _saving.Target(self._place, self._registry, self._options, at, names_fields, is_new)
+        place = self._place
+
+        def hand_over(change: Change) -> None:
+            place.hand_over(change, lambda error: _named(error, workflow_name, task_name))
+
+        if not waits:
+            place.check()
         try:
-            return _saving.keep(self._place, self._registry, self._options, at, names_fields, obj, origin)
+            return _saving.keep(target, obj, origin, place.commit if waits else hand_over)
         except (StorageError, OSError) as error:
             raise named(error, workflow_name, task_name) from error
         except Exception as error:
             add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was saved")
             raise
+
+    def flush(self) -> None:
+        """Return when all that was handed over by `keep` is durable.
+
+        Raises
+        ------
+        StorageUnusable
+            If one of the results could not be stored; it names the task.
+        """
+        self._place.wait()
+        self._place.check()
 
     # Reading
 
@@ -188,6 +220,11 @@ class Storage(Catalogued):
         except Exception as error:
             add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was unpickled")
             raise
+
+    def ahead(self, workflow_name: str, task_names: Iterable[str]) -> AbstractContextManager[None]:
+        """Return a context in which results that will be restored, in about that order, may be fetched before."""
+        folder = encoded("workflow", workflow_name)
+        return self._place.ahead((folder, encoded("task", name)) for name in task_names)
 
     def footer(self, workflow_name: str, task_name: str) -> record.Footer | None:
         """Return what a stored result's blob says of itself, without reading the result.
@@ -240,10 +277,13 @@ class Storage(Catalogued):
             if not isinstance(pattern, str):
                 raise TypeError(f"a pattern is a string such as 'fit_*', not {pattern!r}")
             match = re.compile(fnmatch.translate(pattern)).match
-            for name, at in _lookup.stored(self._place, workflow_name).items():
-                if match(name):
-                    with suppress(TaskNotFound):  # another process was quicker
-                        self._remove(workflow_name, name, at)
+            found = [each for each in _lookup.stored(self._place, workflow_name).items() if match(each[0])]
+
+            def remove(each: tuple[str, tuple[str, str]]) -> None:
+                with suppress(TaskNotFound):  # another process was quicker
+                    self._remove(workflow_name, *each)
+
+            self._place.each(remove, found)
         elif task_name is not None:
             self._remove(workflow_name, task_name, self._find(workflow_name, task_name))
         else:
@@ -302,7 +342,14 @@ class Storage(Catalogued):
     # Events
 
     def note(
-        self, event: str, workflow_name: str, run_id: str, details: Mapping[str, Any], task_name: str | None = None
+        self,
+        event: str,
+        workflow_name: str,
+        run_id: str,
+        details: Mapping[str, Any],
+        task_name: str | None = None,
+        *,
+        waits: bool = True,
     ) -> None:
         """Record an event that is no save or removal.
 
@@ -316,6 +363,8 @@ class Storage(Catalogued):
             In which run.
         details : mapping
             What else there is to say: numbers and strings.
+        waits : bool
+            As of `keep`.
 
         Raises
         ------
@@ -324,11 +373,11 @@ class Storage(Catalogued):
         """
         names_fields = record.name_fields(workflow_name, task_name)
         fields = f"{names_fields},{record.fragment(run_id=run_id, details=_lines.details(details))}"
-        self._record(event, fields)
+        self._record(event, fields, waits=waits)
 
-    def _record(self, event: str, fields: str, after: str | None = None) -> None:
+    def _record(self, event: str, fields: str, after: str | None = None, *, waits: bool = True) -> None:
         try:
-            self._place.journal.append(_lines.event(event, fields, after))
+            self._place.tell(_lines.event(event, fields, after), waits=waits)
         except OSError as error:
             raise StorageUnusable(error.errno, f"the event {event!r} cannot be recorded: {error}") from error
 
@@ -357,3 +406,13 @@ class Storage(Catalogued):
             raise named(TaskNotFound(message), workflow_name, task_name) from error
         except (StorageError, OSError) as error:
             raise named(error, workflow_name, task_name) from error
+
+
+def _named(error: BaseException, workflow_name: str, task_name: str) -> BaseException:
+    """Return an error of a save that was handed over, with the names of its task."""
+    if isinstance(error, (StorageError, OSError)):
+        told = named(error, workflow_name, task_name)
+        told.__cause__ = error
+        return told
+    add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was saved")
+    return error

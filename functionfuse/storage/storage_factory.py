@@ -10,7 +10,11 @@ from typing import Any
 from functionfuse.errors import InvalidConfiguration
 from functionfuse.storage.base import Storage
 
-_KINDS = {"file": ("functionfuse.storage.filestorage", "FileStorage")}
+_KINDS = {
+    "file": ("functionfuse.storage.filestorage", "FileStorage"),
+    "S3": ("functionfuse.storage.s3storage", "S3FileStorage"),
+    "fsspec": ("functionfuse.storage.fsspecstorage", "FsspecStorage"),
+}
 
 
 def storage_factory(config: Mapping[str, Any]) -> Storage:
@@ -20,7 +24,9 @@ def storage_factory(config: Mapping[str, Any]) -> Storage:
     ----------
     config : mapping
         ``{"kind": K, "options": {...}}``. Kind ``"file"`` takes the options of `FileStorage`: ``path``, a folder, and
-        ``index``, ``mmap``, ``verify``, ``compression``, ``fsync``.
+        ``index``, ``mmap``, ``verify``, ``compression``, ``fsync``. Kind ``"S3"`` takes those of `S3FileStorage`:
+        ``path``, a bucket and prefix, ``s3fs``, ``verify``, ``compression``; kind ``"fsspec"`` those of
+        `FsspecStorage`: ``url``, ``storage_options``, ``verify``, ``compression``.
 
     Returns
     -------

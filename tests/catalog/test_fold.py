@@ -33,7 +33,7 @@ from workshop import (
 )
 
 from catalog import ids
-from catalog.folder import Folder
+from catalog.local import LocalFolder
 from catalog.ids import new_id
 from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage
@@ -487,13 +487,13 @@ def test_killed_writers_do_not_make_later_questions_dear(storage: FileStorage) -
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Count the footers that questions read."""
     found: list[str] = []
-    look_at = Folder.look_at
+    look_at = LocalFolder.look_at
 
-    def counted(self: Folder, folder: str, file: str) -> Any:
+    def counted(self: LocalFolder, folder: str, file: str) -> Any:
         found.append(f"{folder}/{file}")
         return look_at(self, folder, file)
 
-    monkeypatch.setattr(Folder, "look_at", counted)
+    monkeypatch.setattr(LocalFolder, "look_at", counted)
     return found
 
 

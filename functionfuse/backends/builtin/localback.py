@@ -6,12 +6,11 @@ import re
 from typing import Any
 
 from functionfuse._progress import shown
-from functionfuse.backends._run import ON_STALE, Run, Settings
-from functionfuse.baseworkflow import BaseWorkflow
-from functionfuse.storage.base import Storage
+from functionfuse.backends._local_run import LocalRun
+from functionfuse.backends._stored import StoredWorkflow
 
 
-class LocalWorkflow(BaseWorkflow):
+class LocalWorkflow(StoredWorkflow):
     """Runs a graph in this process.
 
     Parameters
@@ -34,34 +33,6 @@ class LocalWorkflow(BaseWorkflow):
     -----
     The same nodes may be run in several workflows, again, and from several threads at once.
     """
-
-    def __init__(self, *leaves: Any, workflow_name: str, on_stale: str = "warn", progress: bool | None = None) -> None:
-        super().__init__(*leaves, workflow_name=workflow_name)
-        if on_stale not in ON_STALE:
-            raise ValueError(f"on_stale={on_stale!r}: it is one of {', '.join(map(repr, ON_STALE))}")
-        self._on_stale = on_stale
-        self._progress = progress
-        self._storage: Storage | None = None
-        self._unstored: list[re.Pattern[str]] = []
-
-    def set_storage(self, storage: Storage | None) -> None:
-        """Keep the results of function nodes in `storage`, and read those that are there; None keeps nothing."""
-        if storage is not None and not isinstance(storage, Storage):
-            raise TypeError(f"set_storage takes a storage, as storage_factory({{...}}) returns it, not {storage!r}")
-        self._storage = storage
-
-    def log_nodes(self, regex: str | re.Pattern[str]) -> None:
-        """Neither store nor restore the nodes whose whole names match.
-
-        Raises
-        ------
-        ValueError
-            If `regex` is not a regular expression.
-        """
-        try:
-            self._unstored.append(re.compile(regex))
-        except (re.error, TypeError) as error:
-            raise ValueError(f"{regex!r} is not a regular expression for node names: {error}") from error
 
     def run(self, *, recompute: str | re.Pattern[str] | None = None) -> Any:
         """Compute what the leaves need and is not stored, and read what is.
@@ -88,12 +59,6 @@ class LocalWorkflow(BaseWorkflow):
         An exception in a node reaches the caller as itself, with the node and
         the workflow in its notes; what was finished before is stored.
         """
-        unstored = tuple(self._unstored)
-        settings = Settings("local", self._storage, lambda name: _any_match(unstored, name), self._on_stale)
-        run = Run(self, settings, recompute)
+        run = LocalRun(self, self._settings("local"), recompute)
         results = run.execute(lambda nodes: shown(nodes, self._progress, self.workflow_name))
         return results[0] if len(results) == 1 else results
-
-
-def _any_match(patterns: tuple[re.Pattern[str], ...], name: str) -> bool:
-    return any(pattern.fullmatch(name) for pattern in patterns)

@@ -1,0 +1,169 @@
+"""A storage's folder on a disk, as the catalog sees it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING
+
+from catalog.compact import Compaction
+from catalog.errors import NewerFormat
+from catalog.folder import Compactor, Folder, Found, OpenFile, Segment, Unreadable, found_in, is_compacted
+from catalog.identity import ensure_identity, read_identity
+from catalog.journal import JOURNAL_FOLDER, RETIRED_FOLDER, SEGMENT_SUFFIX, append_all
+from catalog.names import CATALOG_FOLDER
+
+if TYPE_CHECKING:
+    import duckdb
+
+_READ = os.O_RDONLY | os.O_CLOEXEC
+_CHUNK = 1 << 24  # bytes of a segment that are read at once
+
+
+class LocalFolder(Folder):
+    """A folder on a disk.
+
+    Parameters
+    ----------
+    root : str
+        Absolute path.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def is_writable(self) -> bool:
+        """Tell whether journal and index may be written by this user."""
+        folder = f"{self.root}/{CATALOG_FOLDER}"
+        return os.access(folder if os.path.isdir(folder) else self.root, os.W_OK | os.X_OK)
+
+    def exists(self) -> bool:
+        """Tell whether there is a folder."""
+        return os.path.isdir(self.root)
+
+    def identity(self) -> str:
+        """Return the storage's UUID, which it is given if it has none; its path where it cannot be written."""
+        if self.is_writable():
+            return ensure_identity(self.root).uuid
+        identity = read_identity(self.root)
+        return identity.uuid if identity else self.real_root()
+
+    def real_root(self) -> str:
+        """Return the folder's path without links."""
+        return os.path.realpath(self.root)
+
+    def append(self, lines: Iterable[str]) -> None:
+        """Write events that came true already, as a segment of their own."""
+        append_all(self.root, lines)
+
+    def compaction(self, connection: duckdb.DuckDBPyConnection) -> Compactor:
+        """Return what compacts the journal."""
+        return Compaction(connection, self)
+
+    def segments(self) -> list[Segment]:
+        """Return every journal segment that is not compacted, oldest first.
+
+        The journal's folder is listed first: a segment that compaction moves meanwhile is seen where it goes to.
+        """
+        found = {}
+        for folder in (JOURNAL_FOLDER, RETIRED_FOLDER):
+            for entry in self._entries(folder):
+                if entry.name.endswith(SEGMENT_SUFFIX) and entry.name[0] != ".":
+                    with suppress(FileNotFoundError):  # compacted meanwhile
+                        status = entry.stat()
+                        found[entry.name] = Segment(entry.name, entry.path, status.st_size, status.st_mtime_ns)
+        return [found[name] for name in sorted(found)]
+
+    def compacted(self) -> list[str]:
+        """Return the names of the journal's Parquet files, oldest first.
+
+        Listed until nothing changes meanwhile: where several are being merged, one listing may miss old and new.
+        """
+        names: list[str] | None = None
+        while True:
+            before = names
+            names = sorted(e.name for e in self._entries(JOURNAL_FOLDER) if is_compacted(e.name))
+            if names == before or not names:
+                return names
+
+    def read(self, wanted: Iterable[tuple[Segment, int]]) -> Iterator[tuple[Segment, bytes, int]]:
+        """Yield what segments hold from their positions on."""
+        for segment, position in wanted:
+            for data, end in self.lines(segment, position, _CHUNK):
+                yield segment, data, end
+
+    def lines(self, segment: Segment, position: int, most: int) -> Iterator[tuple[bytes, int]]:
+        """Yield what a segment holds from `position` on, in whole lines, with the position behind them.
+
+        Parameters
+        ----------
+        segment : Segment
+            One of `segments`.
+        position : int
+            Bytes from its beginning.
+        most : int
+            About how many bytes to yield at once.
+
+        Yields
+        ------
+        tuple of (bytes, int)
+            Whole lines without the last one's end, and the bytes from the beginning to behind them.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it was compacted meanwhile.
+        """
+        with open(segment.path, "rb") as file:
+            left = os.fstat(file.fileno()).st_size - position  # not what is written meanwhile: it would never end
+            file.seek(position)
+            rest = b""
+            while left > 0 and (data := file.read(min(most, left))):
+                left -= len(data)
+                whole, newline, rest = (rest + data).rpartition(b"\n")
+                if newline:
+                    position += len(whole) + 1
+                    yield whole, position
+
+    def open_compacted(self, name: str) -> IO[bytes]:
+        """Open one of the journal's Parquet files; `FileNotFoundError` if it was merged into another meanwhile."""
+        return open(f"{self.root}/{JOURNAL_FOLDER}/{name}", "rb")
+
+    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(f"{self.root}/{folder}") as entries:
+                yield from entries
+        except FileNotFoundError:
+            return
+
+    def look_at(self, folder: str, file: str) -> Found | None:
+        """Return what a file holds, None if it is not there; raises as `look` does."""
+        try:
+            handle = os.open(f"{self.root}/{folder}/{file}", _READ)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise Unreadable from error
+        try:
+            return found_in(OpenFile(handle), folder, file)
+        except (OSError, ValueError, NewerFormat) as error:
+            raise Unreadable from error
+        finally:
+            os.close(handle)
+
+    def workflows(self) -> list[tuple[str, int]]:
+        """Return every workflow's folder and when its entries last changed, ns since 1970."""
+        try:
+            with os.scandir(self.root) as entries:
+                return [(e.name, e.stat().st_mtime_ns) for e in entries if e.name[0] != "." and e.is_dir()]
+        except FileNotFoundError:
+            return []
+
+    def files(self, folder: str) -> list[str]:
+        """Return the names of the files in a workflow's folder that can be results."""
+        try:
+            with os.scandir(f"{self.root}/{folder}") as entries:
+                return [entry.name for entry in entries if entry.name[0] != "." and entry.is_file()]
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # such as lost+found
+            return []

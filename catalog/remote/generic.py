@@ -1,0 +1,192 @@
+"""A prefix in any place that fsspec reaches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+from catalog.ids import new_id
+from catalog.names import CATALOG_FOLDER
+from catalog.remote.bucket import Bucket, Entry, Listing, Tail, Upload
+
+T = TypeVar("T")
+
+#: Places in which what is written appears as a whole. Elsewhere it is written beside, and moved.
+_ATOMIC = frozenset({"memory", "s3", "s3a", "gs", "gcs", "abfs", "az", "abfss", "oss", "obs", "tos", "oci"})
+
+
+class FsspecBucket(Bucket):
+    """A prefix in any place that fsspec reaches.
+
+    Parameters
+    ----------
+    filesystem : fsspec.AbstractFileSystem
+        How it is reached.
+    root : str
+        The prefix as the file system names it.
+    url : str
+        The prefix as a person writes it.
+    """
+
+    def __init__(self, filesystem: Any, root: str, url: str) -> None:
+        self._fs = filesystem
+        self._root = root.rstrip("/")
+        self.url = url.rstrip("/")
+        protocol = filesystem.protocol
+        self._is_atomic = not _ATOMIC.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
+
+    @property
+    def filesystem(self) -> Any:
+        """The file system."""
+        return self._fs
+
+    @property
+    def root(self) -> str:
+        """The prefix."""
+        return self._root
+
+    def get(self, key: str) -> bytes:
+        """Return an object."""
+        return self._try(lambda: bytes(self._fs.cat_file(self._path(key))))[0]
+
+    def tail(self, key: str, most: int) -> Tail:
+        """Return the last bytes of an object."""
+
+        def read() -> Tail:
+            path = self._path(key)
+            about = self._fs.info(path)
+            if about["type"] != "file":
+                raise FileNotFoundError(path)
+            size = int(about["size"])
+            data = bytes(self._fs.cat_file(path, start=max(0, size - most), end=size)) if size else b""
+            return Tail(data, size, _changed(about), _tag(about))
+
+        return self._try(read)[0]
+
+    def span(self, key: str, begin: int, end: int, tag: str) -> bytes:
+        """Return bytes of an object."""
+        return self._try(lambda: bytes(self._fs.cat_file(self._path(key), start=begin, end=end)))[0]
+
+    def put(self, key: str, data: bytes) -> bool:
+        """Write an object."""
+        return self._try(lambda: self._write(key, data))[1]
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write an object if there is none; two at once may both succeed, the last one counts."""
+        if self._try(lambda: self._fs.exists(self._path(key)))[0]:
+            raise FileExistsError(f"{self.url}/{key} is there already")
+        self.put(key, data)
+
+    def delete(self, key: str) -> bool:
+        """Delete an object."""
+
+        def remove() -> None:
+            try:
+                self._fs.rm_file(self._path(key))
+            except FileNotFoundError:
+                self._fs.invalidate_cache()
+
+        return self._try(remove)[1]
+
+    def listing(self, prefix: str, deep: bool = True) -> Listing:
+        """List objects."""
+        folder, _, head = prefix.rpartition("/")
+
+        def read() -> list[dict[str, Any]]:
+            path = self._path(folder) if folder else self._root
+            self._fs.invalidate_cache()
+            try:
+                if deep:
+                    return list(self._fs.find(path, detail=True).values())
+                return list(self._fs.ls(path, detail=True))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+        found, folders = [], []
+        for about in self._try(read)[0]:
+            key = self._key(about["name"])
+            if key.rpartition("/")[2].startswith(head) or (deep and key.startswith(prefix)):
+                if about["type"] == "file":
+                    found.append(Entry(key, int(about["size"]), _changed(about), _tag(about)))
+                elif not deep:
+                    folders.append(key)
+        return Listing(sorted(found, key=lambda each: each.key), sorted(folders), time.time())
+
+    def upload(self, key: str) -> Upload:
+        """Begin a large object."""
+        return _Stream(self, key)
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    def _key(self, path: str) -> str:
+        return str(path)[len(self._root) :].strip("/") if self._root else str(path).strip("/")
+
+    def _try(self, action: Callable[[], T]) -> tuple[T, bool]:
+        return self.patiently(action)
+
+    def _write(self, key: str, data: bytes) -> None:
+        if self._is_atomic:
+            self._fs.pipe_file(self._path(key), data)
+            return
+        upload = _Stream(self, key)
+        try:
+            upload.send(1, data)
+            upload.complete()
+        except BaseException:
+            upload.abort()
+            raise
+
+
+class _Stream(Upload):
+    """A large object, written in order: what fsspec has in common knows no parts that are sent at once."""
+
+    def __init__(self, bucket: FsspecBucket, key: str) -> None:
+        self._fs = bucket._fs
+        self._path = bucket._path(key)
+        self._target = self._path if bucket._is_atomic else bucket._path(f"{CATALOG_FOLDER}/tmp/{new_id()}")
+        for each in {self._path, self._target} if not bucket._is_atomic else ():
+            self._fs.makedirs(self._fs._parent(each), exist_ok=True)
+        self._file = self._fs.open(self._target, "wb")
+        self._sent = 0
+        self._turn = threading.Condition()
+
+    def send(self, number: int, data: bytes) -> None:
+        with self._turn:
+            self._turn.wait_for(lambda: self._sent == number - 1)
+            self._file.write(data)
+            self._sent = number
+            self._turn.notify_all()
+
+    def complete(self) -> bool:
+        self._file.close()
+        if self._target != self._path:
+            self._fs.mv(self._target, self._path)
+        self._fs.invalidate_cache()
+        return False
+
+    def abort(self) -> None:
+        if hasattr(self._file, "discard"):
+            self._file.discard()
+        if self._target != self._path:
+            self._file.close()
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(self._target)
+
+
+def _changed(about: dict[str, Any]) -> float:
+    for name in ("mtime", "LastModified", "last_modified", "updated", "created", "modified"):
+        value = about.get(name)
+        if isinstance(value, (int, float)):
+            return float(value)
+        if isinstance(value, datetime):
+            return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
+    return 0.0
+
+
+def _tag(about: dict[str, Any]) -> str:
+    return str(about.get("ETag") or about.get("etag") or f"{about['size']}-{_changed(about)}-{about.get('ino', '')}")

@@ -1,0 +1,195 @@
+"""A prefix of an S3 bucket, over the client of s3fs.
+
+Each operation is one request, which s3fs would make two or more of here and
+there; its file system gives the client, its settings and its credentials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any
+
+from catalog.errors import CatalogUnusable, Refused
+from catalog.remote.bucket import Bucket, Changed, Entry, Listing, Tail, Upload
+
+#: What s3fs is told beside what the user says: it does not try again by itself, and does not wait for minutes.
+_SETTINGS = {"retries": {"max_attempts": 0}, "connect_timeout": 5, "read_timeout": 30, "max_pool_connections": 32}
+_REFUSALS = {
+    "NoCredentialsError": "there are no credentials: give key and secret, set the environment or a profile of AWS, or "
+    "anon=True for a public bucket",
+    "PartialCredentialsError": "the credentials are not complete",
+    "ProfileNotFound": "there is no such profile of AWS",
+}
+
+
+def open_filesystem(options: Mapping[str, Any]) -> Any:
+    """Return a file system of s3fs for a user's options."""
+    try:
+        import s3fs
+    except ImportError as error:
+        raise CatalogUnusable("a storage in S3 needs s3fs: pip install 'functionfuse[s3]'") from error
+    config = _SETTINGS | dict(options.get("config_kwargs") or {})
+    system = s3fs.S3FileSystem(**{**options, "config_kwargs": config, "skip_instance_cache": True})
+    system.retries = 1
+    return system
+
+
+class S3Bucket(Bucket):
+    """A prefix of an S3 bucket.
+
+    Parameters
+    ----------
+    filesystem : s3fs.S3FileSystem
+        From `open_filesystem`.
+    root : str
+        ``bucket`` or ``bucket/prefix``.
+    """
+
+    def __init__(self, filesystem: Any, root: str) -> None:
+        self._fs = filesystem
+        self._root = root
+        self._bucket, _, prefix = root.partition("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+        self.url = f"s3://{root}"
+
+    @property
+    def filesystem(self) -> Any:
+        """The file system."""
+        return self._fs
+
+    @property
+    def root(self) -> str:
+        """Bucket and prefix."""
+        return self._root
+
+    def get(self, key: str) -> bytes:
+        """Return an object."""
+        data, _ = self._got(Key=self._prefix + key)
+        return data
+
+    def tail(self, key: str, most: int) -> Tail:
+        """Return the last bytes of an object."""
+        data, answer = self._got(Key=self._prefix + key, Range=f"bytes=-{most}")
+        span = answer.get("ContentRange")
+        size = int(span.rpartition("/")[2]) if span else len(data)
+        return Tail(data[-most:], size, answer["LastModified"].timestamp(), answer.get("ETag", ""))
+
+    def span(self, key: str, begin: int, end: int, tag: str) -> bytes:
+        """Return bytes of an object."""
+        condition = {"IfMatch": tag} if tag else {}
+        data, _ = self._got(Key=self._prefix + key, Range=f"bytes={begin}-{end - 1}", **condition)
+        return data
+
+    def put(self, key: str, data: bytes) -> bool:
+        """Write an object."""
+        return self._call(lambda: self._ask("put_object", Key=self._prefix + key, Body=data))[1]
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write an object if there is none."""
+        try:
+            self._call(lambda: self._ask("put_object", Key=self._prefix + key, Body=data, IfNoneMatch="*"))
+        except Changed:
+            raise FileExistsError(f"{self.url}/{key} is there already") from None
+
+    def delete(self, key: str) -> bool:
+        """Delete an object."""
+        return self._call(lambda: self._ask("delete_object", Key=self._prefix + key))[1]
+
+    def listing(self, prefix: str, deep: bool = True) -> Listing:
+        """List objects, a thousand with each request."""
+        entries: list[Entry] = []
+        folders: list[str] = []
+        cut = len(self._prefix)
+        more: dict[str, str] = {} if deep else {"Delimiter": "/"}
+        while True:
+            answer, _ = self._call(partial(self._ask, "list_objects_v2", Prefix=self._prefix + prefix, **more))
+            for each in answer.get("Contents", ()):
+                changed = each["LastModified"].timestamp()
+                entries.append(Entry(each["Key"][cut:], each["Size"], changed, each.get("ETag", "")))
+            folders += [each["Prefix"][cut:].rstrip("/") for each in answer.get("CommonPrefixes", ())]
+            if not answer.get("IsTruncated"):
+                now = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+                return Listing(entries, folders, parsedate_to_datetime(now).timestamp() if now else 0.0)
+            more["ContinuationToken"] = answer["NextContinuationToken"]
+
+    def upload(self, key: str) -> Upload:
+        """Begin a multipart upload."""
+        answer, _ = self._call(lambda: self._ask("create_multipart_upload", Key=self._prefix + key))
+        return _MultipartUpload(self, self._prefix + key, answer["UploadId"])
+
+    def reason(self, error: Exception) -> CatalogUnusable | None:
+        """Return what an error means that will not pass."""
+        response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+        code = response.get("Error", {}).get("Code", "")
+        where = f"{self.url} at {self._fs.endpoint_url}" if self._fs.endpoint_url else self.url
+        if code == "NoSuchBucket":
+            return CatalogUnusable(f"{where}: there is no bucket {self._bucket!r}; make it first, or check its name")
+        name = type(error).__name__
+        if name in _REFUSALS:
+            return Refused(f"{where}: {_REFUSALS[name]}")
+        if isinstance(error, PermissionError) or code in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
+            return Refused(f"{where}: access is refused ({code or error}); check key, secret and permissions")
+        return None
+
+    # Requests
+
+    def _call(self, request: Callable[[], Any]) -> tuple[Any, bool]:
+        from fsspec.asyn import sync
+
+        return self.patiently(lambda: sync(self._fs.loop, _awaited, request))
+
+    def _got(self, **parameters: Any) -> tuple[bytes, Any]:
+        (data, answer), _ = self._call(lambda: self._read(**parameters))
+        return data, answer
+
+    async def _ask(self, method: str, **parameters: Any) -> Any:
+        try:
+            return await self._fs._call_s3(method, Bucket=self._bucket, **parameters)
+        except Exception as error:
+            raise _translated(error) from error.__cause__
+
+    async def _read(self, **parameters: Any) -> tuple[bytes, Any]:
+        answer = await self._ask("get_object", **parameters)
+        async with answer["Body"] as body:
+            return await body.read(), answer
+
+
+async def _awaited(request: Callable[[], Any]) -> Any:
+    return await request()
+
+
+def _translated(error: Exception) -> Exception:
+    """Return an error as `Bucket` has it: only an object that is not there is `FileNotFoundError`."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+    code = response.get("Error", {}).get("Code", "")
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code == "NoSuchBucket":
+        told = OSError("there is no such bucket")
+        told.__cause__ = error.__cause__ or error
+        return told
+    if status == 412 or code in ("PreconditionFailed", "ConditionalRequestConflict"):
+        return Changed()
+    return error
+
+
+class _MultipartUpload(Upload):
+    def __init__(self, bucket: S3Bucket, key: str, upload_id: str) -> None:
+        self._bucket = bucket
+        self._where = {"Key": key, "UploadId": upload_id}
+        self._tags: dict[int, str] = {}
+
+    def send(self, number: int, data: bytes) -> None:
+        bucket = self._bucket
+        answer, _ = bucket._call(lambda: bucket._ask("upload_part", PartNumber=number, Body=data, **self._where))
+        self._tags[number] = answer["ETag"]
+
+    def complete(self) -> bool:
+        bucket = self._bucket
+        parts = {"Parts": [{"PartNumber": number, "ETag": self._tags[number]} for number in sorted(self._tags)]}
+        return bucket._call(lambda: bucket._ask("complete_multipart_upload", MultipartUpload=parts, **self._where))[1]
+
+    def abort(self) -> None:
+        bucket = self._bucket
+        bucket._call(lambda: bucket._ask("abort_multipart_upload", **self._where))

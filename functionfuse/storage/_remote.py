@@ -1,0 +1,386 @@
+"""Where bytes go: objects under a URL, in a bucket of S3 or any other place that fsspec reaches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from catalog.errors import NewerFormat
+from catalog.identity import IDENTITY_FILE, identity_in, new_identity
+from catalog.names import SIDE_FOLDER
+from catalog.remote import pool
+from catalog.remote.bucket import Changed, Tail, Upload
+from catalog.remote.journal import Deed, RemoteJournal, journal_at
+from catalog.remote.location import Location
+from functionfuse.errors import UnsupportedFormat
+from functionfuse.serializers.base import S3_PROTOCOL
+from functionfuse.storage._ahead import Ahead
+from functionfuse.storage._memory import anonymous
+from functionfuse.storage._place import Change, Place
+
+if TYPE_CHECKING:
+    from catalog import Catalog
+
+T = TypeVar("T")
+
+_SMALL = 1 << 18  # bytes of an object's end that are read at once: all of a small result
+_SPAN = 8 << 20  # bytes of a large one that one request reads
+_LARGEST_PUT = 16 << 20  # bytes that are sent as one object
+_PART = 8 << 20  # bytes of each of the parts in which a larger one is sent
+_PARTS_OF_A_SIZE = 1_000  # then they double: S3 takes 10,000, so that 5 TiB have room
+_PARTS_AHEAD = 5  # that are held in memory until they are sent
+_SEAL = 40  # bytes of a blob's trailer, which no two blobs share
+
+_known: set[tuple[int, Location]] = set()  # by process: storages that have an identity
+
+
+class RemotePlace(Place):
+    """Objects under a URL.
+
+    Parameters
+    ----------
+    location : Location
+        Where.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self.root = location.url
+        self._location = location
+        self._ahead: tuple[Ahead, ...] = ()
+
+    def __reduce__(self) -> tuple[type[RemotePlace], tuple[Location]]:
+        return RemotePlace, (self._location,)
+
+    @property
+    def _journal(self) -> RemoteJournal:
+        return journal_at(self._location)
+
+    def catalog(self, index: Literal["storage", "private"]) -> Catalog:
+        """Return the catalog of what is there."""
+        from catalog import Catalog
+
+        options = self._location.options
+        return Catalog(self.root, must_exist=False, index=index, storage_options=options)
+
+    # Writing
+
+    def make_room(self, folder: str) -> None:
+        """Give the storage an identity, if it has none; folders need not be made."""
+        known = (os.getpid(), self._location)
+        if known in _known:
+            return
+        bucket = self._location.bucket()
+        try:
+            try:
+                content = bucket.get(IDENTITY_FILE)
+            except FileNotFoundError:
+                with suppress(FileExistsError):  # somebody was quicker
+                    bucket.create(IDENTITY_FILE, new_identity())
+                content = bucket.get(IDENTITY_FILE)
+            identity_in(content, self.root)
+        except NewerFormat as error:
+            raise UnsupportedFormat(str(error)) from error
+        _known.add(known)
+
+    def create(self, folder: str, file: str) -> RemoteTemporary:
+        """Return a new object, of which nothing is seen before it is published."""
+        self.make_room(folder)
+        return RemoteTemporary(self._location, f"{folder}/{file}")
+
+    def publish(self, temporary: RemoteTemporary, folder: str, file: str) -> bool:
+        """Let an object appear."""
+        return temporary.publish()
+
+    def commit(self, change: Change) -> None:
+        """Tell the journal of a change, and do it."""
+        self._journal.do(self._deed(change))
+
+    def hand_over(self, change: Change, failed: Callable[[BaseException], BaseException]) -> None:
+        """Have threads commit a change."""
+        self._journal.hand_over(self._deed(change), failed)
+
+    def _deed(self, change: Change) -> Deed:
+        def act() -> bool:
+            again = change.act()
+            change.after()
+            return again
+
+        return Deed(change.line, act, change.undo, "/".join(change.at), change.size)
+
+    def check(self) -> None:
+        """Raise what went wrong with what was handed over."""
+        self._journal.check()
+
+    def wait(self) -> None:
+        """Return when nothing that was handed over is under way any more."""
+        self._journal.wait()
+
+    def tell(self, line: str, *, waits: bool = True) -> None:
+        """Tell the journal of an event that is no change."""
+        self.make_room("")
+        if waits:
+            self._journal.do(Deed(line))
+        else:
+            self._journal.hand_over(Deed(line), lambda error: error)
+
+    def each(self, action: Callable[[T], None], items: Iterable[T]) -> None:
+        """Do the same to many objects, several at once."""
+        futures = [pool.submit(partial(action, item), "changes") for item in items]
+        for future in futures:
+            future.result()
+
+    def sync(self, folder: str) -> None:
+        """Do nothing: an object that has appeared is durable."""
+
+    def remove(self, folder: str, file: str) -> bool:
+        """Delete an object; the place does not tell whether there was one."""
+        return self._location.bucket().delete(f"{folder}/{file}")
+
+    def remove_folder(self, folder: str) -> None:
+        """Do nothing: a folder is there as long as there is something in it."""
+
+    # Reading
+
+    def path(self, folder: str, file: str) -> str:
+        """Return the URL of a result."""
+        return f"{self.root}/{folder}/{file}"
+
+    def has_folder(self, folder: str) -> bool:
+        """Tell whether there is such a workflow."""
+        listing = self._location.bucket().listing(f"{folder}/", deep=False)
+        return bool(listing.entries or listing.folders)
+
+    def exists(self, folder: str, file: str) -> bool:
+        """Tell whether there is such an object."""
+        try:
+            self._location.bucket().tail(f"{folder}/{file}", 1)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def open(self, folder: str, file: str) -> RemoteSource:
+        """Return an object whose end was read."""
+        return RemoteSource(self._location, f"{folder}/{file}")
+
+    def load(self, folder: str, file: str, is_mapped: bool = True) -> memoryview:
+        """Return all bytes of an object: a small one by one request, a large one by several at once."""
+        key = f"{folder}/{file}"
+        while True:
+            tail = self._fetched(key) or self._location.bucket().tail(key, _SMALL)
+            if tail.size == len(tail.data):
+                return memoryview(tail.data)
+            try:
+                return self._spans(key, tail)
+            except Changed:  # it was overwritten meanwhile
+                continue
+
+    def _fetched(self, key: str) -> Tail | None:
+        found = (ahead.take(key) for ahead in self._ahead)
+        return next((tail for tail in found if tail is not None), None)
+
+    @contextmanager
+    def ahead(self, files: Iterable[tuple[str, str]]) -> Iterator[None]:
+        """Fetch small objects, and the ends of large ones, before they are asked for."""
+        ahead = Ahead(self._location.bucket(), ("/".join(at) for at in files), _SMALL)
+        self._ahead = (*self._ahead, ahead)
+        try:
+            yield
+        finally:
+            self._ahead = tuple(each for each in self._ahead if each is not ahead)
+            ahead.stop()
+
+    def _spans(self, key: str, tail: Tail) -> memoryview:
+        bucket = self._location.bucket()
+        memory = anonymous(tail.size)
+        rest = tail.size - len(tail.data)
+        memory[rest:] = tail.data
+
+        def fetch(begin: int) -> None:
+            end = min(begin + _SPAN, rest)
+            memory[begin:end] = bucket.span(key, begin, end, tail.tag)
+
+        for _ in pool.each(fetch, range(0, rest, _SPAN)):
+            pass
+        return memory
+
+    def files(self, folder: str) -> list[str]:
+        """Return the names of all results of a workflow."""
+        entries = self._location.bucket().listing(f"{folder}/", deep=False).entries
+        names = (entry.key[len(folder) + 1 :] for entry in entries)
+        return [name for name in names if name and name[0] != "."]
+
+    def side_folder(self, folder: str, name: str = "") -> RemoteSideFolder:
+        """Return the place for the side files of the save called `name`; of the older format without a name."""
+        return RemoteSideFolder(self._location, f"{folder}/{SIDE_FOLDER}" + (f"/{name}" if name else ""))
+
+
+class RemoteSource:
+    """An object whose end was read.
+
+    Parameters
+    ----------
+    location : Location
+        The storage.
+    key : str
+        Which object.
+    """
+
+    def __init__(self, location: Location, key: str) -> None:
+        self._location = location
+        self._key = key
+        self._tail = location.bucket().tail(key, 1 << 12)
+        self.size = self._tail.size
+
+    def tail(self, size: int) -> bytes:
+        """Return the last `size` bytes, all of them if there are fewer."""
+        data = self._tail.data
+        if size <= len(data) or len(data) == self.size:
+            return data[-size:]
+        return self._location.bucket().tail(self._key, size).data
+
+    def __enter__(self) -> RemoteSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class RemoteTemporary:
+    """An object that is being written: in memory, or in parts that are sent ahead.
+
+    Parameters
+    ----------
+    location : Location
+        The storage.
+    key : str
+        Which object.
+    """
+
+    def __init__(self, location: Location, key: str) -> None:
+        self._bucket = location.bucket()
+        self._key = key
+        self._chunks: list[bytes] = []
+        self._gathered = 0
+        self._end = b""
+        self._upload: Upload | None = None
+        self._sent: list[Future[None]] = []
+        self._count = 0
+        self._is_published = False
+
+    def open(self) -> None:
+        """Do nothing: the first bytes begin it."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append all of `data`."""
+        self._chunks.append(bytes(data))
+        self._gathered += len(data)
+        if self._upload is None and self._gathered > _LARGEST_PUT:
+            self._upload = self._bucket.upload(self._key)
+        while self._upload is not None and self._gathered >= self._part_size():
+            self._send(self._part_size())
+
+    def _part_size(self) -> int:
+        return _PART << (self._count // _PARTS_OF_A_SIZE)
+
+    def _send(self, size: int) -> None:
+        assert self._upload is not None
+        whole = b"".join(self._chunks)
+        part, rest = (whole, b"") if len(whole) <= size else (whole[:size], whole[size:])
+        self._chunks = [rest] if rest else []
+        self._gathered = len(rest)
+        self._end = part[-_SEAL:]
+        self._count += 1
+        self._sent.append(pool.submit(partial(self._upload.send, self._count, part), "parts"))
+        if len(self._sent) > _PARTS_AHEAD:
+            self._sent.pop(0).result()
+
+    def sync(self) -> None:
+        """Do nothing: what is complete is durable."""
+
+    def close(self) -> None:
+        """Return when all parts are sent."""
+        if self._upload is None:
+            return
+        if self._gathered:
+            self._send(self._gathered)
+        while self._sent:
+            self._sent.pop(0).result()
+
+    def publish(self) -> bool:
+        """Let the object appear; return whether that took more than one try."""
+        if self._upload is None:
+            again = self._bucket.put(self._key, b"".join(self._chunks))
+        else:
+            again = self._complete(self._upload)
+        self._is_published = True
+        return again
+
+    def _complete(self, upload: Upload) -> bool:
+        try:
+            return upload.complete()
+        except FileNotFoundError:  # of an upload that is complete already: the answer to the first try was lost
+            if self._bucket.tail(self._key, _SEAL).data == self._end:
+                return True
+            raise
+
+    def discard(self) -> bool:
+        """Forget what was sent; False if it was published."""
+        if self._is_published:
+            return False
+        upload, self._upload = self._upload, None
+        self._chunks = []
+        for future in self._sent:
+            future.cancel()
+        if upload is not None:
+            upload.abort()
+        return True
+
+
+class RemoteSideFolder:
+    """The side files of one save, which a serializer reaches by a file system of fsspec.
+
+    Parameters
+    ----------
+    location : Location
+        The storage.
+    prefix : str
+        Where they are in it.
+    """
+
+    def __init__(self, location: Location, prefix: str) -> None:
+        self._location = location
+        self._prefix = prefix
+
+    @property
+    def protocols(self) -> dict[str, Any]:
+        """What serializers are given to reach their files."""
+        bucket = self._location.bucket()
+        scheme = self._location.url.partition("://")[0]
+        folder = f"{bucket.root}/{self._prefix}"
+        return {S3_PROTOCOL: {"client": bucket.filesystem, "folder": f"{scheme}://{folder}"}}
+
+    def files(self) -> list[tuple[str, int]]:
+        """Return the name and size in bytes of every file, sorted by name."""
+        entries = self._location.bucket().listing(f"{self._prefix}/").entries
+        return sorted((entry.key[len(self._prefix) + 1 :], entry.size) for entry in entries)
+
+    def remove(self, filename: str) -> None:
+        """Delete a file, or a folder of them."""
+        bucket = self._location.bucket()
+        for entry in bucket.listing(f"{self._prefix}/{filename}").entries:
+            name = entry.key[len(self._prefix) + 1 :]
+            if name == filename or name.startswith(f"{filename}/"):
+                bucket.delete(entry.key)
+
+    def sync(self) -> None:
+        """Do nothing: an object that has appeared is durable."""
+
+    def discard(self) -> None:
+        """Delete all files."""
+        bucket = self._location.bucket()
+        for entry in bucket.listing(f"{self._prefix}/").entries:
+            bucket.delete(entry.key)
