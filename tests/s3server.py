@@ -251,7 +251,7 @@ class SeaweedServer(Server):
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self._folder),
-            "GOMEMLIMIT": "300MiB",
+            "GOMEMLIMIT": "600MiB",
             "GOMAXPROCS": _CORES,
         }
         self._run(command, self._log, environment)
