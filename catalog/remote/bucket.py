@@ -225,7 +225,7 @@ class Bucket(ABC):
 
 def is_transient(error: BaseException) -> bool:
     """Tell whether an error may pass."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status == 429 or response.get("Error", {}).get("Code") in _TRANSIENT_CODES
