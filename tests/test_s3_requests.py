@@ -39,8 +39,8 @@ def run(storage: Storage) -> None:
 def table() -> dict[str, dict[str, str]]:
     """Return the table of the page: what each column says of each action."""
     text = PAGE.read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(.+?)`.*?\|(.+)\|$", text, re.MULTILINE)
-    return {name: dict(zip(COLUMNS, (cell.strip() for cell in cells.split("|")), strict=True)) for name, cells in rows}
+    rows = re.findall(r"^\| `([^`]+)`[^|]*\|((?:[^|]+\|){5})$", text, re.MULTILINE)
+    return {name: dict(zip(COLUMNS, (cell.strip() for cell in cells[:-1].split("|")), strict=True)) for name, cells in rows}
 
 
 ACTIONS: dict[str, Callable[[Storage], object]] = {
