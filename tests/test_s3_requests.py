@@ -40,7 +40,9 @@ def table() -> dict[str, dict[str, str]]:
     """Return the table of the page: what each column says of each action."""
     text = PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([^`]+)`[^|]*\|((?:[^|]+\|){5})$", text, re.MULTILINE)
-    return {name: dict(zip(COLUMNS, (cell.strip() for cell in cells[:-1].split("|")), strict=True)) for name, cells in rows}
+    return {
+        name: dict(zip(COLUMNS, (cell.strip() for cell in cells[:-1].split("|")), strict=True)) for name, cells in rows
+    }
 
 
 ACTIONS: dict[str, Callable[[Storage], object]] = {

@@ -127,9 +127,12 @@ class Bucket(ABC):
     ----------
     url : str
         Where, as a person writes it; without a slash at the end.
+    tells_changes : bool
+        Whether `span` raises `Changed`; if not, whoever reads several looks at the tag again.
     """
 
     url: str
+    tells_changes = True
     _was_reached = False
 
     @abstractmethod
@@ -142,7 +145,7 @@ class Bucket(ABC):
 
     @abstractmethod
     def span(self, key: str, begin: int, end: int, tag: str) -> bytes:
-        """Return bytes of an object; `Changed` if it is not the one with that tag."""
+        """Return bytes of an object; `Changed` if it is not the one with that tag, where `tells_changes`."""
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> bool:

@@ -109,7 +109,8 @@ class RemotePlace(Place):
             change.after()
             return again
 
-        return Deed(change.line, act, change.undo, "/".join(change.at), change.size)
+        held = change.size if change.size <= _LARGEST_PUT else 0  # of a larger one, all but the end is sent
+        return Deed(change.line, act, change.undo, "/".join(change.at), held)
 
     def check(self) -> None:
         """Raise what went wrong with what was handed over."""
@@ -204,6 +205,8 @@ class RemotePlace(Place):
 
         for _ in pool.each(fetch, range(0, rest, _SPAN)):
             pass
+        if not bucket.tells_changes and bucket.tail(key, 1).tag != tail.tag:
+            raise Changed
         return memory
 
     def files(self, folder: str) -> list[str]:
