@@ -27,6 +27,7 @@ FLOORS = (
         "_arguments",
         "_html",
         "_progress",
+        "_ray",
         "_task",
         "fingerprint",
         "fingerprint.*",
@@ -36,7 +37,7 @@ FLOORS = (
     ("serializers.*", "storage._*"),
     ("storage.base",),
     ("storage", "storage.*"),
-    ("backends._*",),
+    ("backends._*", "backends.plugins", "backends.plugins.*"),
     ("backends", "backends.*"),
     ("cli", "_cli_*", "__main__", "testing", "*__init__"),
 )

@@ -72,6 +72,9 @@ class Storage(Catalogued):
     >>> storage.remove_task("weather", "mean")
     """
 
+    #: Saves and reads on another machine, for workflows on Ray; None where every process reaches the bytes itself.
+    routed: Any = None
+
     def __init__(
         self, place: LocalPlace, index: Literal["storage", "private"] = "storage", options: Options = _USUAL
     ) -> None:
