@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,12 @@ def module() -> Any:
         if error.name != "ray":
             raise
         raise MissingDependency("Ray is not installed: pip install 'functionfuse[ray]'") from error
+
+
+@functools.cache
+def remote(function: Any) -> Any:
+    """Return a function or class of a module as Ray's remote one, the same each time: Ray ships it once."""
+    return module().remote(function)
 
 
 def start(init_args: Mapping[str, Any]) -> None:

@@ -47,6 +47,7 @@ FLOORS = (
 SHARED = {"catalog.errors", "catalog.identity", "catalog.ids", "catalog.journal", "catalog.names", "catalog.record"}
 ASK_THE_CATALOG = {
     "functionfuse.storage._catalogued",
+    "functionfuse.storage._raycatalog",
     "functionfuse.storage.base",
     "functionfuse.cli",
     "functionfuse._cli_check",

@@ -21,10 +21,11 @@ from typing import Any
 from functionfuse import _ray
 from functionfuse.backends._ray_calls import Arguments, Packer, is_constructor, need_of, needs_of
 from functionfuse.backends._ray_schedule import Holdings, Need, Schedule
-from functionfuse.backends._ray_worker import BLAMED, Call, Instance, Keys, Made, Session, Source, compute
+from functionfuse.backends._ray_worker import Call, Instance, Keys, Made, Session, Source, compute
 from functionfuse.backends._run import Plan, Run, Settings, iter_nodes, nothing_hidden
 from functionfuse.backends.plugins import Plugin
 from functionfuse.baseworkflow import BaseWorkflow
+from functionfuse.errors import blamed
 from functionfuse.workflow import Node
 
 _WAIT = 1.0  # seconds after which the driver looks around, if nothing happens
@@ -65,8 +66,6 @@ class RayRun(Run):
 
     def _begin(self, plan: Plan) -> None:
         self._ray = _ray.module()
-        self._remote = self._ray.remote(compute)
-        self._actor = self._ray.remote(Instance)
         self._routed = self._storage.routed if self._storage is not None else None
         self._packer = Packer()
         self._session = self._packer.pack(Session(self._name, self.run_id, None if self._routed else self._storage))
@@ -181,8 +180,8 @@ class RayRun(Run):
         if error is None:
             return future.result()
         error = _ray.original(error)
-        blamed = getattr(error, BLAMED, None)
-        self._note_failure(next((each for each in self._nodes if each.get_name() == blamed), node), error)
+        name = blamed(error)
+        self._note_failure(next((each for each in self._nodes if each.get_name() == name), node), error)
         raise error
 
     # Computing
@@ -212,10 +211,10 @@ class RayRun(Run):
 
     def _runner(self, node: Node, options: dict[str, Any]) -> Any:
         if node.storable:
-            return self._remote.options(**options)
+            return _ray.remote(compute).options(**options)
         if is_constructor(node):
             own = {name: value for name, value in options.items() if name not in ("name", "num_returns")}
-            self._actors[node] = self._actor.options(**own).remote()
+            self._actors[node] = _ray.remote(Instance).options(**own).remote()
             return self._actors[node].construct
         return self._actors[self._object_of(node)].call.options(**options)
 

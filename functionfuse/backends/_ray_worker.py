@@ -12,12 +12,11 @@ import operator
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from functionfuse._arguments import Reference, substitute
 from functionfuse._ray import module
-from functionfuse.errors import TaskNotFound
+from functionfuse.errors import blame
 from functionfuse.storage.base import Storage
 
 #: The keys of an item, one after the other; none for the whole result.
@@ -26,9 +25,6 @@ Keys = tuple[Any, ...]
 #: Where a worker has a result from: the number of an argument of the task; of an item, by its keys; the name of a
 #: stored result; None for the actor's own object.
 Source = int | dict[Keys, int] | str | None
-
-#: The attribute of an exception that tells which node it is about, where that is not the one that was computed.
-BLAMED = "_functionfuse_node"
 
 
 class Slot(Reference):
@@ -202,13 +198,11 @@ def _earlier(session: Session, call: Call) -> tuple[Any, Made] | None:
     storage = session.storage
     if storage is None or call.origin is None:
         return None
-    with suppress(TaskNotFound):
-        if storage.file_exists(session.workflow, call.node):
-            footer = storage.footer(session.workflow, call.node)
-            if footer is not None and footer.record.get("run_id") == session.run_id:
-                value = storage.read_task(session.workflow, call.node) if call.returns else None
-                return value, Made(footer.blob_id, "")
-    return None
+    footer = storage.kept(session.workflow, call.node, call.origin)
+    if footer is None:
+        return None
+    value = storage.read_task(session.workflow, call.node) if call.returns else None
+    return value, Made(footer.blob_id, "")
 
 
 def _answer(call: Call, made: Made, value: Any) -> Any:
@@ -260,7 +254,7 @@ def read(session: Session, name: str) -> Any:
     try:
         return session.storage.read_task(session.workflow, name)
     except Exception as error:
-        setattr(error, BLAMED, name)
+        blame(error, name)
         raise
 
 

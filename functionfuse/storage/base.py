@@ -32,7 +32,7 @@ new_id = ids.new_id
 quote = record.quote
 
 #: What workflow backends call; tab completion is for those who keep and look for results.
-_FOR_BACKENDS = frozenset({"footer", "keep", "note", "restore", "stored"})
+_FOR_BACKENDS = frozenset({"footer", "keep", "kept", "note", "restore", "routed", "stored"})
 _USUAL = Options()
 
 
@@ -72,9 +72,6 @@ class Storage(Catalogued):
     >>> storage.remove_task("weather", "mean")
     """
 
-    #: Saves and reads on another machine, for workflows on Ray; None where every process reaches the bytes itself.
-    routed: Any = None
-
     def __init__(
         self, place: LocalPlace, index: Literal["storage", "private"] = "storage", options: Options = _USUAL
     ) -> None:
@@ -83,6 +80,11 @@ class Storage(Catalogued):
         self._registry = _codec.Registry()
         super().__init__(index)
         self.always_read = False
+
+    @property
+    def routed(self) -> Any:
+        """What saves and reads on another machine, for workflows on Ray; None where workers reach the bytes."""
+        return None
 
     # Saving
 
@@ -143,6 +145,26 @@ class Storage(Catalogued):
         except Exception as error:
             add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was saved")
             raise
+
+    def kept(self, workflow_name: str, task_name: str, origin: str) -> record.Footer | None:
+        """Return what an earlier attempt to keep a result has left: a worker died after its save, and is begun again.
+
+        Parameters
+        ----------
+        workflow_name, task_name, origin
+            As for `keep`.
+
+        Returns
+        -------
+        Footer or None
+            That of the stored result if it has this origin, which names its run.
+        """
+        with suppress(TaskNotFound):
+            if origin and self.file_exists(workflow_name, task_name):
+                footer = self.footer(workflow_name, task_name)
+                if footer is not None and origin.encode("ascii") in footer.text:
+                    return footer
+        return None
 
     # Reading
 

@@ -10,7 +10,10 @@ from typing import Any
 from functionfuse.errors import InvalidConfiguration
 from functionfuse.storage.base import Storage
 
-_KINDS = {"file": ("functionfuse.storage.filestorage", "FileStorage")}
+_KINDS = {
+    "file": ("functionfuse.storage.filestorage", "FileStorage"),
+    "ray": ("functionfuse.storage.rayfilestorage", "FileStorage"),
+}
 
 
 def storage_factory(config: Mapping[str, Any]) -> Storage:
@@ -20,7 +23,8 @@ def storage_factory(config: Mapping[str, Any]) -> Storage:
     ----------
     config : mapping
         ``{"kind": K, "options": {...}}``. Kind ``"file"`` takes the options of `FileStorage`: ``path``, a folder, and
-        ``index``, ``mmap``, ``verify``, ``compression``, ``fsync``.
+        ``index``, ``mmap``, ``verify``, ``compression``, ``fsync``. Kind ``"ray"`` takes those of
+        `rayfilestorage.FileStorage`: ``path``, ``remoteArgs``, ``rayInitArgs``.
 
     Returns
     -------
