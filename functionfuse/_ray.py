@@ -124,6 +124,11 @@ def _lacking(awaited: list[Options]) -> str | None:
     return None
 
 
+def cores() -> float:
+    """Return how many cores the cluster has."""
+    return sum(node.get("CPU", 0.0) for node in _nodes())
+
+
 def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in module().nodes() if node["Alive"]]
 

@@ -29,7 +29,11 @@ from functionfuse.errors import blamed
 from functionfuse.workflow import Node
 
 _WAIT = 1.0  # seconds after which the driver looks around, if nothing happens
-_IN_FLIGHT = 1_000  # nodes that are given to Ray at once, unless told otherwise: enough for a large cluster
+# What is given to Ray at once, unless told otherwise: as many nodes as keep every core busy, and not more, so that what
+# is below a finished node comes before what is beside it, and results are used up before others are made.
+_AHEAD = 4  # times the cores of the cluster
+_FEW = 16  # nodes, on however small a cluster
+_MANY = 1_000  # nodes, even if they want no core
 _SAVES = 8  # results that are on their way to the disk's node at once
 _SOFTLY = 5.0  # seconds that what is running has to end after it was cancelled, before it is ended by force
 _READERS = 8  # threads that look at what is stored
@@ -74,6 +78,8 @@ class RayRun(Run):
         self._in_flight: dict[Node, Any] = {}
         self._finished: deque[Node] = deque()
         self._watch = _ray.Watch()
+        self._cores = _ray.cores()
+        self._wanted_cores = 0.0
         self._actors: dict[Node, Any] = {}
         self._prepared = self._draw()
         self._know_stored(plan)
@@ -149,9 +155,14 @@ class RayRun(Run):
 
     def _submit(self) -> None:
         self._submit_saves()
-        most = self._settings.max_pending or _IN_FLIGHT
-        while self._schedule and len(self._in_flight) + len(self._unsaved) < most:
+        while self._schedule and self._has_room():
             self._start(self._schedule.pop(), self._compute)
+
+    def _has_room(self) -> bool:
+        pending = len(self._in_flight) + len(self._unsaved)
+        if self._settings.max_pending:
+            return pending < self._settings.max_pending
+        return pending < _FEW or (pending < _MANY and self._wanted_cores < _AHEAD * self._cores)
 
     def _submit_saves(self) -> None:
         while self._saves and len(self._saving) < _SAVES:
@@ -168,6 +179,7 @@ class RayRun(Run):
         try:
             take, node, future = self._arrived.get(timeout=_WAIT)
         except queue.Empty:
+            self._cores = _ray.cores()  # nodes may have come
             self._watch.look(lambda: [self._options_of(node) for node in self._in_flight])
         else:
             take(node, future)
@@ -207,7 +219,12 @@ class RayRun(Run):
         self._holdings.put(Need(node), source, references)
         self._holdings.end(self._needs.pop(node))
         self._in_flight[node] = told
+        self._wanted_cores += self._cores_for(node)
         self._expect(told, self._computed, node)
+
+    def _cores_for(self, node: Node) -> float:
+        cores = self._settings.options.get(node, {}).get("num_cpus")
+        return 1.0 if cores is None and node.storable else cores or 0.0
 
     def _runner(self, node: Node, options: dict[str, Any]) -> Any:
         if node.storable:
@@ -240,6 +257,7 @@ class RayRun(Run):
 
     def _computed(self, node: Node, future: Future[Any]) -> None:
         self._in_flight.pop(node)
+        self._wanted_cores -= self._cores_for(node)
         made: Made = self._outcome(node, future)
         if not node.storable:
             self._look_at_object(node)

@@ -166,7 +166,7 @@ class RayWorkflow(StoredWorkflow):
         return_results : bool
             Whether the leaves' results come to this process.
         max_pending_tasks : int
-            How many nodes are given to Ray at once; 0 is a thousand.
+            How many nodes are given to Ray at once; 0 stands for as many as keep the cluster's cores busy.
         recompute : str or re.Pattern, optional
             Nodes whose whole names match are computed anew, and all below them.
 
