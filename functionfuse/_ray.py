@@ -41,15 +41,43 @@ def start(init_args: Mapping[str, Any]) -> None:
         ray.init(**init_args)
 
 
-def original(error: BaseException) -> BaseException:
-    """Return what was raised on a worker, with Ray's account of it, its traceback included, as the cause."""
-    exceptions = module().exceptions
-    found = error
-    while isinstance(found, exceptions.RayTaskError) and isinstance(found.cause, BaseException):
-        found = found.cause
+class Blamed(Exception):
+    """Carries an exception from a worker together with the name of the node that it is about.
+
+    Parameters
+    ----------
+    node : str
+        Its name.
+    error : Exception
+        What was raised.
+    """
+
+    def __init__(self, node: str, error: Exception) -> None:
+        super().__init__(node, error)
+        self.node = node
+        self.error = error
+
+    def __str__(self) -> str:
+        return f"in node {self.node!r}: {self.error}"
+
+
+def original(error: BaseException) -> tuple[BaseException, str | None]:
+    """Return what was raised on a worker, and the name of the node that it is about, where that is said.
+
+    Ray's account of it, its traceback included, becomes its cause.
+    """
+    found: Any = error
+    node = None
+    while True:
+        if isinstance(found, module().exceptions.RayTaskError) and isinstance(found.cause, BaseException):
+            found = found.cause
+        elif type(found) is Blamed:
+            found, node = found.error, found.node
+        else:
+            break
     if found is not error:
         found.__cause__ = error
-    return found
+    return found, node
 
 
 def fetch(ref: Any, options: Options) -> Any:
@@ -78,7 +106,7 @@ def fetch(ref: Any, options: Options) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
-        raise original(error) from error
+        raise original(error)[0] from error
 
 
 class Watch:

@@ -118,16 +118,3 @@ class StaleResultWarning(UserWarning):
 def add_note(error: BaseException, note: str) -> None:
     """Add a line that tracebacks show below the error's own message (from Python 3.11 on)."""
     error.__notes__ = [*getattr(error, "__notes__", ()), note]  # type: ignore[attr-defined]  # 3.10 has none
-
-
-_BLAMED = "_functionfuse_node"
-
-
-def blame(error: BaseException, node_name: str) -> None:
-    """Say which node an exception is about, where that is not the one that is computed."""
-    setattr(error, _BLAMED, node_name)
-
-
-def blamed(error: BaseException) -> str | None:
-    """Return the name of the node that an exception is about, where that was said."""
-    return getattr(error, _BLAMED, None)

@@ -285,6 +285,29 @@ def test_a_wide_graph_keeps_to_its_bound(tmp_path: Path) -> None:
         graph.run(max_pending_tasks=-1)
 
 
+@workflow
+def fail_at(number: int, limit: int) -> int:
+    """Fail from a number on."""
+    if number >= limit:
+        raise Failure(number)
+    return number
+
+
+def test_small_nodes_go_together(storage: FileStorage) -> None:
+    """Of many quick nodes several are one task; each has its own result, record and failure."""
+    nodes = [fail_at(number, 300).set_name(f"n{number}") for number in range(310)]
+    assert run(total(*nodes[:300]), storage=storage) == sum(range(300))
+    query = "SELECT count(DISTINCT blob_id), count(duration), max(value::INT) FROM tasks WHERE task LIKE 'n%'"
+    assert storage.catalog.sql(query).fetchall() == [(300, 300, 299)]
+    other = [fail_at(number, 150).set_name(f"n{number}") for number in range(200)]
+    graph = RayWorkflow(total(*other), workflow_name="other")
+    graph.set_storage(storage)
+    with pytest.raises(Failure) as caught:
+        graph.run()
+    assert f"in node 'n{caught.value.code}' of workflow 'other'" in caught.value.__notes__
+    assert len(storage.list_tasks("other")) >= 100
+
+
 # Objects
 
 

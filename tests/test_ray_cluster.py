@@ -162,7 +162,7 @@ def spilled() -> str:
 
 
 def test_a_run_goes_on_without_a_node(cluster: Two, tmp_path: Path) -> None:
-    """A node of the cluster is killed in the middle: what ran there runs elsewhere, what was saved is not saved again."""
+    """A node of the cluster is killed in the middle: what ran there runs elsewhere, what was saved is saved once."""
     storage = FileStorage(tmp_path / "store")
     early = where().set_name("early")
     late = [wait_for(tmp_path, "go", early).set_name(f"late{number}") for number in range(2)]

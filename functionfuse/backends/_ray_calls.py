@@ -6,12 +6,10 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from functionfuse._arguments import references_in, role_of, substitute
+from functionfuse._arguments import role_of, substitute
 from functionfuse._ray import module
-from functionfuse._task import MethodCall
-from functionfuse.backends._ray_schedule import Need
-from functionfuse.backends._ray_worker import Keys, Slot, Source
-from functionfuse.workflow import Item, Node
+from functionfuse.backends._ray_worker import Slot, Source
+from functionfuse.workflow import Node
 
 #: Bytes from which something is put into Ray's store once, instead of sent along with each task.
 LARGE = 1 << 16
@@ -19,50 +17,6 @@ _ATOMS = (int, float, complex, bool, type(None), type)
 
 #: Gives where a result comes from, and the references that it stands for.
 SourceOf = Callable[[Node], "tuple[Source, list[Any]]"]
-
-
-def is_method(node: Node) -> bool:
-    """Tell whether a node calls a method."""
-    return isinstance(node.func, MethodCall)
-
-
-def is_constructor(node: Node) -> bool:
-    """Tell whether a node makes an object."""
-    return not node.storable and not is_method(node)
-
-
-def moment(consumer: Node, constructor: Node) -> Node:
-    """Return the node after which a consumer wants the object that a constructor makes: a method, or itself."""
-    methods = [node for node in consumer.after if is_method(node) and node.args[0] is constructor]
-    return max(methods, key=lambda node: node.seq, default=constructor)
-
-
-def needs_of(node: Node) -> dict[Need, set[Keys]]:
-    """Return what a node needs of others, and which items of it: ``()`` is the whole."""
-    found: dict[Need, set[Keys]] = {}
-    for reference in references_in((node.args, node.kwargs) if node.kwargs else node.args):
-        other = reference._nodes()[0]
-        need = need_of(node, other)
-        if need is not None:
-            found.setdefault(need, set()).add(_hashable(reference.keys) if isinstance(reference, Item) else ())
-    return found
-
-
-def need_of(consumer: Node, other: Node) -> Need | None:
-    """Return what a node needs of one in its arguments; None for its own object."""
-    if not is_constructor(other):
-        return Need(other)
-    if is_method(consumer) and consumer.args[0] is other:
-        return None
-    return Need(moment(consumer, other), is_object=True)
-
-
-def _hashable(keys: Keys) -> Keys:
-    try:
-        hash(keys)
-    except TypeError:  # such as a list of columns: the whole goes
-        return ()
-    return keys
 
 
 class Packer:
@@ -109,6 +63,8 @@ class Arguments:
         Gives where the results of others come from.
     packer : Packer
         Puts large values.
+    values : list of ray.ObjectRef
+        The task's further arguments, to which those of the node are added.
 
     Attributes
     ----------
@@ -116,13 +72,11 @@ class Arguments:
         With slots in the place of references.
     sources : list of Source
         Where the slots' values come from.
-    values : list of ray.ObjectRef
-        The task's further arguments.
     """
 
-    def __init__(self, node: Node, source_of: SourceOf, packer: Packer) -> None:
+    def __init__(self, node: Node, source_of: SourceOf, packer: Packer, values: list[Any]) -> None:
         self.sources: list[Source] = []
-        self.values: list[Any] = []
+        self._values = values
         self._source_of = source_of
         self._packer = packer
         self._places: dict[Node, int] = {}
@@ -143,8 +97,8 @@ class Arguments:
 
     def _add(self, source: Source, references: list[Any]) -> int:
         """Take further arguments of the task, which a source counts from 0."""
-        first = len(self.values)
-        self.values += references
+        first = len(self._values)
+        self._values += references
         if isinstance(source, dict):
             source = {keys: first + number for keys, number in source.items()}
         elif isinstance(source, int):

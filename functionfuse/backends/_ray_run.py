@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import queue
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -19,13 +19,13 @@ from functools import partial
 from typing import Any
 
 from functionfuse import _ray
-from functionfuse.backends._ray_calls import Arguments, Packer, is_constructor, need_of, needs_of
-from functionfuse.backends._ray_schedule import Holdings, Need, Schedule
-from functionfuse.backends._ray_worker import Call, Instance, Keys, Made, Session, Source, compute
+from functionfuse.backends._ray_calls import Arguments, Packer
+from functionfuse.backends._ray_needs import WHOLE, Holdings, Need, Needs, is_constructor, need_of, object_of
+from functionfuse.backends._ray_schedule import Schedule
+from functionfuse.backends._ray_worker import Call, Instance, Made, Session, Source, compute
 from functionfuse.backends._run import Plan, Run, Settings, iter_nodes, nothing_hidden
 from functionfuse.backends.plugins import Plugin
 from functionfuse.baseworkflow import BaseWorkflow
-from functionfuse.errors import blamed
 from functionfuse.workflow import Node
 
 _WAIT = 1.0  # seconds after which the driver looks around, if nothing happens
@@ -38,7 +38,14 @@ _SAVES = 8  # results that are on their way to the disk's node at once
 _SOFTLY = 5.0  # seconds that what is running has to end after it was cancelled, before it is ended by force
 _READERS = 8  # threads that look at what is stored
 
-_WHOLE: set[Keys] = {()}
+# Nodes of functions that are this quick go together: a task of Ray's own costs more than they do.
+_SMALL = 5e-3  # seconds, the median of the last ones
+_PACE = 5  # calls that count
+_TOGETHER = 16  # nodes
+
+#: Nodes that are one task.
+Group = tuple[Node, ...]
+_Take = Callable[[Group, Future[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,9 @@ class RayRun(Run):
         self._routed = self._storage.routed if self._storage is not None else None
         self._packer = Packer()
         self._session = self._packer.pack(Session(self._name, self.run_id, None if self._routed else self._storage))
-        self._arrived: queue.SimpleQueue[tuple[Callable[[Node, Future[Any]], None], Node, Future[Any]]]
-        self._arrived = queue.SimpleQueue()
-        self._in_flight: dict[Node, Any] = {}
+        self._arrived: queue.SimpleQueue[tuple[_Take, Group, Future[Any]]] = queue.SimpleQueue()
+        self._in_flight: dict[Group, Any] = {}
+        self._pending = 0
         self._finished: deque[Node] = deque()
         self._watch = _ray.Watch()
         self._cores = _ray.cores()
@@ -87,32 +94,19 @@ class RayRun(Run):
         self._unsaved: dict[Node, Made] = {}
         self._saving: dict[Node, Any] = {}
         self._saves = Schedule([node for node in plan.compute if self._routed and node in self._kept], steps=1)
-        self._want(plan)
+        self._needs = self._needs_of(plan)
+        self._holdings = self._needs.holdings
+        self._paces: defaultdict[int, deque[float]] = defaultdict(partial(deque, maxlen=_PACE))  # by function's id
 
-    def _want(self, plan: Plan) -> None:
-        """Count what nodes, saves and the driver need of nodes."""
-        self._holdings = Holdings()
-        self._needs: dict[Node, list[Need]] = {}
-        self._wanted: dict[Node, set[Keys]] = {}
-        for node in plan.compute:
-            needs = needs_of(node)
-            self._needs[node] = list(needs)
-            self._holdings.want(needs)
-            for need, keys in needs.items():
-                self._wanted.setdefault(need.node, set()).update(keys if not need.is_object else ())
-            if self._routed and node in self._kept:
-                self._want_whole(Need(node))
-        self._objects_at_end = {self._object_of(node): node for node in plan.compute if not node.storable}
-        for leaf in self._workflow.leaves:
-            node = leaf._nodes()[0]
-            if is_constructor(node):
-                self._holdings.want([Need(self._objects_at_end[node], is_object=True)])
-            elif node in self._needs and (self._settings.return_results or node not in self._kept):
-                self._want_whole(Need(node))
-
-    def _want_whole(self, need: Need) -> None:
-        self._holdings.want([need])
-        self._wanted.setdefault(need.node, set()).add(())
+    def _needs_of(self, plan: Plan) -> Needs:
+        computed = set(plan.compute)
+        leaves = [leaf._nodes()[0] for leaf in self._workflow.leaves]
+        here = [node for node in leaves if node.storable or not is_constructor(node)]
+        if not self._settings.return_results:
+            here = [node for node in here if node not in self._kept]
+        to_save = [node for node in plan.compute if self._routed and node in self._kept]
+        objects = [node for node in leaves if is_constructor(node)]
+        return Needs(plan.compute, [node for node in here if node in computed] + to_save, objects)
 
     def _draw(self) -> dict[Node, Callable[[], object]]:
         """Return what plugins prepare, for all nodes, stored or not: a node's seed is the same in every run."""
@@ -155,72 +149,108 @@ class RayRun(Run):
 
     def _submit(self) -> None:
         self._submit_saves()
-        while self._schedule and self._has_room():
-            self._start(self._schedule.pop(), self._compute)
+        while self._schedule and (room := self._room()) > 0:
+            self._compute(self._group(room))
 
-    def _has_room(self) -> bool:
-        pending = len(self._in_flight) + len(self._unsaved)
+    def _room(self) -> int:
+        """Return how many more nodes Ray may have."""
+        pending = self._pending + len(self._unsaved)
         if self._settings.max_pending:
-            return pending < self._settings.max_pending
-        return pending < _FEW or (pending < _MANY and self._wanted_cores < _AHEAD * self._cores)
+            return self._settings.max_pending - pending
+        return _MANY - pending if pending < _FEW or self._wanted_cores < _AHEAD * self._cores else 0
+
+    def _group(self, room: int) -> Group:
+        """Return the nodes that go next as one task: small ones together, as long as there is enough for all cores."""
+        nodes = [self._schedule.pop()]
+        if self._is_small(nodes[0]):
+            most = min(room, _TOGETHER, int(len(self._schedule) / (2 * self._cores or 1)))
+            while len(nodes) < most and self._schedule and self._is_small(self._schedule.peek()):
+                nodes.append(self._schedule.pop())
+        return tuple(nodes)
+
+    def _is_small(self, node: Node) -> bool:
+        """Tell whether a function took next to no time when it was last called in this run."""
+        if not node.storable or node in self._settings.options:
+            return False
+        last = self._paces.get(id(self._workflow.func_of(node)))
+        return last is not None and sorted(last)[len(last) // 2] < _SMALL
 
     def _submit_saves(self) -> None:
         while self._saves and len(self._saving) < _SAVES:
-            self._start(self._saves.pop(), self._save)
-
-    def _start(self, node: Node, how: Callable[[Node], None]) -> None:
-        try:
-            how(node)
-        except BaseException as error:
-            self._note_failure(node, error)
-            raise
+            self._save(self._saves.pop())
 
     def _receive(self) -> None:
         try:
-            take, node, future = self._arrived.get(timeout=_WAIT)
+            take, group, future = self._arrived.get(timeout=_WAIT)
         except queue.Empty:
             self._cores = _ray.cores()  # nodes may have come
-            self._watch.look(lambda: [self._options_of(node) for node in self._in_flight])
+            self._watch.look(lambda: [self._options_of(group[0]) for group in self._in_flight])
         else:
-            take(node, future)
+            take(group, future)
 
     def _options_of(self, node: Node) -> _ray.Options:
-        return self._settings.options.get(self._object_of(node) if not node.storable else node, {})
+        return self._settings.options.get(node if node.storable else object_of(node), {})
 
-    def _outcome(self, node: Node, future: Future[Any]) -> Any:
-        error = future.exception()
-        if error is None:
+    def _outcome(self, group: Group, future: Future[Any]) -> Any:
+        raised = future.exception()
+        if raised is None:
             return future.result()
-        error = _ray.original(error)
-        name = blamed(error)
-        self._note_failure(next((each for each in self._nodes if each.get_name() == name), node), error)
+        error, name = _ray.original(raised)
+        self._note_failure(next((node for node in self._nodes if node.get_name() == name), group[0]), error)
         raise error
 
     # Computing
 
-    def _compute(self, node: Node) -> None:
-        arguments = Arguments(node, partial(self._source_of, node), self._packer)
-        returns = tuple(self._returns_of(node))
+    def _compute(self, group: Group) -> None:
+        """Give nodes to Ray as one task."""
+        values: list[Any] = []
+        functions: dict[int, int] = {}
+        calls = [self._call(node, values, functions) for node in group]
+        count = sum(len(call.returns) for call in calls)
+        name = group[0].get_name() if len(group) == 1 else f"{group[0].get_name()} and {len(group) - 1} more"
+        options = {"name": name, **self._settings.options.get(group[0], {}), "num_returns": count + 1}
+        try:
+            answer = self._runner(group[0], options).remote(self._session, calls, *values)
+        except Exception as error:
+            if len(group) == 1:
+                self._note_failure(group[0], error)
+                raise
+            for node in group:  # one of them cannot be sent: which one?
+                self._compute((node,))
+            return
+        told, *references = answer if count else [answer]
+        self._hold(group, calls, references)
+        self._in_flight[group] = told
+        self._pending += len(group)
+        self._wanted_cores += self._cores_for(group[0])
+        self._expect(told, self._computed, group)
+
+    def _call(self, node: Node, values: list[Any], functions: dict[int, int]) -> Call:
+        """Return what a worker needs for a node, and add what the call numbers to `values`."""
+        function = self._workflow.func_of(node)
+        if id(function) not in functions:
+            functions[id(function)] = len(values)
+            values.append(self._packer.pack(function))
+        arguments = Arguments(node, partial(self._source_of, node), self._packer, values)
         origin = self._origin(node)
-        call = Call(
+        return Call(
             node.get_name(),
+            functions[id(function)],
             arguments.args,
             arguments.kwargs,
             arguments.sources,
             origin if origin and not self._routed else None,
             self._prepared.get(node),
-            returns,
+            self._needs.wanted(node),
         )
-        function = self._packer.pack(self._workflow.func_of(node))
-        options = {"name": node.get_name(), **self._settings.options.get(node, {}), "num_returns": len(returns) + 1}
-        answer = self._runner(node, options).remote(self._session, function, call, *arguments.values)
-        told, *references = answer if returns else [answer]
-        source: Source = 0 if () in returns else {keys: number for number, keys in enumerate(returns)}
-        self._holdings.put(Need(node), source, references)
-        self._holdings.end(self._needs.pop(node))
-        self._in_flight[node] = told
-        self._wanted_cores += self._cores_for(node)
-        self._expect(told, self._computed, node)
+
+    def _hold(self, group: Group, calls: list[Call], references: list[Any]) -> None:
+        """Keep the references to what was asked for, and let go what the nodes had."""
+        for node, call in zip(group, calls, strict=True):
+            own, references = references[: len(call.returns)], references[len(call.returns) :]
+            source: Source = 0 if WHOLE in call.returns else {keys: at for at, keys in enumerate(call.returns)}
+            self._holdings.put(Need(node), source, own)
+            self._holdings.end(self._needs.of(node))
 
     def _cores_for(self, node: Node) -> float:
         cores = self._settings.options.get(node, {}).get("num_cpus")
@@ -233,11 +263,7 @@ class RayRun(Run):
             own = {name: value for name, value in options.items() if name not in ("name", "num_returns")}
             self._actors[node] = _ray.remote(Instance).options(**own).remote()
             return self._actors[node].construct
-        return self._actors[self._object_of(node)].call.options(**options)
-
-    def _returns_of(self, node: Node) -> set[Keys]:
-        keys = self._wanted.pop(node, set())
-        return _WHOLE if () in keys else keys
+        return self._actors[object_of(node)].call.options(**options)
 
     def _source_of(self, consumer: Node, other: Node) -> tuple[Source, list[Any]]:
         need = need_of(consumer, other)
@@ -252,13 +278,21 @@ class RayRun(Run):
         self._holdings.put(need, 0, references)
         return 0, references
 
-    def _expect(self, reference: Any, then: Callable[[Node, Future[Any]], None], node: Node) -> None:
-        reference.future().add_done_callback(lambda future: self._arrived.put((then, node, future)))
+    def _expect(self, reference: Any, take: _Take, group: Group) -> None:
+        reference.future().add_done_callback(lambda future: self._arrived.put((take, group, future)))
 
-    def _computed(self, node: Node, future: Future[Any]) -> None:
-        self._in_flight.pop(node)
-        self._wanted_cores -= self._cores_for(node)
-        made: Made = self._outcome(node, future)
+    def _computed(self, group: Group, future: Future[Any]) -> None:
+        self._forget(group)
+        for node, made in zip(group, self._outcome(group, future), strict=True):
+            self._paces[id(self._workflow.func_of(node))].append(made.seconds)
+            self._made(node, made)
+
+    def _forget(self, group: Group) -> None:
+        del self._in_flight[group]
+        self._pending -= len(group)
+        self._wanted_cores -= self._cores_for(group[0])
+
+    def _made(self, node: Node, made: Made) -> None:
         if not node.storable:
             self._look_at_object(node)
         if self._routed and node in self._kept:
@@ -275,17 +309,13 @@ class RayRun(Run):
 
     # Objects
 
-    def _object_of(self, node: Node) -> Node:
-        """Return the constructor of a constructor or method."""
-        return node if is_constructor(node) else node.args[0]
-
     def _look_at_object(self, node: Node) -> None:
         """Take a copy of an object for those who want it as it is now, and let it go if this was its last method."""
-        constructor = self._object_of(node)
+        constructor = object_of(node)
         need = Need(node, is_object=True)
         if self._holdings.is_wanted(need):
             self._holdings.put(need, 0, [self._actors[constructor].itself.remote()])
-        if self._objects_at_end[constructor] is node:
+        if self._needs.last_of(constructor) is node:
             del self._actors[constructor]
 
     # Saving where only the disk's node can
@@ -302,12 +332,13 @@ class RayRun(Run):
         if self._hands_on_what_is_read():
             self._holdings.put(need, 0, [self._routed.restore_later(self._name, node.get_name(), told)])
         self._holdings.end([need])
-        self._expect(told, self._saved, node)
+        self._expect(told, self._saved, (node,))
 
-    def _saved(self, node: Node, future: Future[Any]) -> None:
+    def _saved(self, group: Group, future: Future[Any]) -> None:
+        (node,) = group
         del self._saving[node]
         assert self._provenance is not None
-        self._provenance.know_blob(node, self._outcome(node, future))
+        self._provenance.know_blob(node, self._outcome(group, future))
         self._saves.finish(node)
         if self._hands_on_what_is_read():
             self._schedule.finish(node)
@@ -331,7 +362,7 @@ class RayRun(Run):
         return [leaf._value(result_of) for leaf in self._workflow.leaves]
 
     def _hold_leaf(self, node: Node) -> None:
-        need = Need(self._objects_at_end[node], is_object=True) if is_constructor(node) else Need(node)
+        need = Need(self._needs.last_of(node), is_object=True) if is_constructor(node) else Need(node)
         held = self._holdings.get(need)
         if held is not None:
             self._results[node] = held[1][0]
@@ -357,8 +388,8 @@ class RayRun(Run):
         deadline = time.monotonic() + _SOFTLY
         while (self._in_flight or self._saving) and time.monotonic() < deadline:
             self._receive_late()
-        for node, reference in self._in_flight.items():
-            if node.storable:
+        for group, reference in self._in_flight.items():
+            if group[0].storable:
                 self._ray.cancel(reference, force=True)
         for actor in self._actors.values():
             self._ray.kill(actor)
@@ -369,12 +400,13 @@ class RayRun(Run):
         with nothing_hidden("what was computed when the run failed could not be saved"):
             self._submit_saves()
         with suppress(queue.Empty):
-            take, node, future = self._arrived.get(timeout=_WAIT)
+            take, group, future = self._arrived.get(timeout=_WAIT)
             if future.exception() is None:
-                take(node, future)
+                take(group, future)
+            elif group in self._in_flight:
+                self._forget(group)
             else:
-                self._in_flight.pop(node, None)
-                self._saving.pop(node, None)
+                self._saving.pop(group[0])
 
     def _let_go(self) -> None:
         """Keep nothing in Ray's store but what was asked for."""

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from functionfuse._arguments import Reference, substitute
-from functionfuse._ray import module
-from functionfuse.errors import blame
+from functionfuse._ray import Blamed, module
 from functionfuse.storage.base import Storage
 
 #: The keys of an item, one after the other; none for the whole result.
@@ -79,6 +78,8 @@ class Call(NamedTuple):
     ----------
     node : str
         Its name.
+    function : int
+        Which of the task's values is the function, pickled.
     args, kwargs : tuple, dict
         The arguments, with a `Slot` for every result of another node.
     sources : list of Source
@@ -92,6 +93,7 @@ class Call(NamedTuple):
     """
 
     node: str
+    function: int
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     sources: list[Source]
@@ -108,11 +110,14 @@ class Made(NamedTuple):
     blob_id : str or None
         The blob that it saved.
     fields : str
-        What it adds to the record: how long it took, and where.
+        What it adds to the record, if it has not saved it: how long it took, and where.
+    seconds : float
+        How long the worker was at it.
     """
 
     blob_id: str | None
-    fields: str
+    fields: str = ""
+    seconds: float = 0.0
 
 
 class Broken(NamedTuple):
@@ -121,28 +126,31 @@ class Broken(NamedTuple):
     error: Exception
 
 
-def compute(session: bytes, function: bytes, call: Call, *values: Any) -> Any:
-    """Run a function's node and return `Made`, followed by what other nodes need.
+def compute(session: bytes, calls: list[Call], *values: Any) -> Any:
+    """Run functions' nodes, one after the other, and return what was made, followed by what other nodes need.
 
     Parameters
     ----------
     session : bytes
         A `Session`, pickled.
-    function : bytes
-        What to call, pickled.
-    call : Call
-        With what.
+    calls : list of Call
+        What to call; several where they are small.
     *values : object
-        The results that the call's sources number.
+        What the calls number: functions, pickled, and results.
 
     Returns
     -------
-    Made or tuple
-        What was made, alone or with what is wanted of the result.
+    list of Made, or tuple
+        What was made, alone or with what is wanted of the results.
     """
     shared: Session = unpacked(session)
-    value, made = _earlier(shared, call) or _made(shared, unpacked(function), call, values, None)
-    return _answer(call, made, value)
+    told: list[Made] = []
+    wanted: list[Any] = []
+    for call in calls:
+        value, made = _blamed(shared, call, values) if len(calls) > 1 else _computed(shared, call, values)
+        told.append(made)
+        wanted += _wanted(call, value)
+    return _answer(told, wanted)
 
 
 class Instance:
@@ -151,15 +159,15 @@ class Instance:
     def __init__(self) -> None:
         self._object: Any = None
 
-    def construct(self, session: bytes, function: bytes, call: Call, *values: Any) -> Any:
+    def construct(self, session: bytes, calls: list[Call], *values: Any) -> Any:
         """Make the object."""
-        self._object, made = _made(unpacked(session), unpacked(function), call, values, None)
-        return made
+        self._object, made = _made(unpacked(session), calls[0], values, None)
+        return [made]
 
-    def call(self, session: bytes, function: bytes, call: Call, *values: Any) -> Any:
+    def call(self, session: bytes, calls: list[Call], *values: Any) -> Any:
         """Call a method of it."""
-        value, made = _made(unpacked(session), unpacked(function), call, values, self._object)
-        return _answer(call, made, value)
+        value, made = _made(unpacked(session), calls[0], values, self._object)
+        return _answer([made], _wanted(calls[0], value))
 
     def itself(self) -> Any:
         """Return the object as it is now: a copy, wherever it goes."""
@@ -172,41 +180,58 @@ def unpacked(data: bytes) -> Any:
     return module().cloudpickle.loads(data)
 
 
-def _made(session: Session, function: Callable[..., Any], call: Call, values: Any, own: Any) -> tuple[Any, Made]:
+def _blamed(session: Session, call: Call, values: Any) -> tuple[Any, Made]:
+    """Compute one node of several, and say which one failed."""
+    try:
+        return _computed(session, call, values)
+    except Blamed:
+        raise
+    except Exception as error:
+        raise Blamed(call.node, error) from error
+
+
+def _computed(session: Session, call: Call, values: Any) -> tuple[Any, Made]:
+    """Compute one node, unless an earlier attempt of this run has: Ray begins again what a dead worker or node lost."""
+    storage = session.storage
+    if storage is not None and call.origin is not None:
+        footer = storage.kept(session.workflow, call.node, call.origin)
+        if footer is not None:
+            return storage.read_task(session.workflow, call.node) if call.returns else None, Made(footer.blob_id)
+    return _made(session, call, values, None)
+
+
+def _made(session: Session, call: Call, values: Any, own: Any) -> tuple[Any, Made]:
+    began = time.perf_counter()
     if call.prepare is not None:
         call.prepare()
     resolve = _Resolver(session, call.sources, values, own)
     args = substitute(call.args, resolve)
     kwargs = substitute(call.kwargs, resolve)
+    value, fields = _called(unpacked(values[call.function]), args, kwargs)
+    blob_id = None
+    if call.origin is not None:
+        assert session.storage is not None
+        blob_id = session.storage.keep(session.workflow, call.node, value, f"{call.origin},{fields}")
+        if session.storage.always_read:
+            value = session.storage.read_task(session.workflow, call.node)
+    return value, Made(blob_id, "" if blob_id else fields, time.perf_counter() - began)
+
+
+def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str]:
     began = time.perf_counter()
     try:
         value = function(*args, **kwargs)
     except SystemExit as error:  # it would end the worker, and Ray would begin the node again
         raise RuntimeError(f"the node wanted to end its process: sys.exit({error.code!r})") from error
-    fields = f'"duration":{time.perf_counter() - began:.9f},{_where()}'
-    if call.origin is None:
-        return value, Made(None, fields)
-    assert session.storage is not None
-    blob_id = session.storage.keep(session.workflow, call.node, value, f"{call.origin},{fields}")
-    if session.storage.always_read:
-        value = session.storage.read_task(session.workflow, call.node)
-    return value, Made(blob_id, fields)
+    return value, f'"duration":{time.perf_counter() - began:.9f},{_where()}'
 
 
-def _earlier(session: Session, call: Call) -> tuple[Any, Made] | None:
-    """Return what an earlier attempt of this run has saved: Ray begins again what a dead worker or node lost."""
-    storage = session.storage
-    if storage is None or call.origin is None:
-        return None
-    footer = storage.kept(session.workflow, call.node, call.origin)
-    if footer is None:
-        return None
-    value = storage.read_task(session.workflow, call.node) if call.returns else None
-    return value, Made(footer.blob_id, "")
+def _wanted(call: Call, value: Any) -> list[Any]:
+    return [_item(value, keys) for keys in call.returns]
 
 
-def _answer(call: Call, made: Made, value: Any) -> Any:
-    return (made, *(_item(value, keys) for keys in call.returns)) if call.returns else made
+def _answer(told: list[Made], wanted: list[Any]) -> Any:
+    return (told, *wanted) if wanted else told
 
 
 def _item(value: Any, keys: Keys) -> Any:
@@ -254,8 +279,7 @@ def read(session: Session, name: str) -> Any:
     try:
         return session.storage.read_task(session.workflow, name)
     except Exception as error:
-        blame(error, name)
-        raise
+        raise Blamed(name, error) from error
 
 
 @functools.lru_cache(maxsize=1)

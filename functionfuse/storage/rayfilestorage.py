@@ -14,7 +14,6 @@ from functionfuse.errors import (
     InvalidConfiguration,
     StorageUnusable,
     UnpicklableResult,
-    blame,
 )
 from functionfuse.serializers.base import Serializer
 from functionfuse.storage._places import LocalPlace
@@ -57,8 +56,7 @@ def read_from_disk(storage: bytes, workflow_name: str, task_name: str, *_: Any) 
     try:
         return _unpacked(storage).read_task(workflow_name, task_name)
     except Exception as error:
-        blame(error, task_name)
-        raise
+        raise _ray.Blamed(task_name, error) from error
 
 
 @functools.lru_cache(maxsize=64)
