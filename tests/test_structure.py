@@ -27,6 +27,7 @@ FLOORS = (
         "_arguments",
         "_html",
         "_progress",
+        "_ray",
         "_task",
         "fingerprint",
         "fingerprint.*",
@@ -36,7 +37,7 @@ FLOORS = (
     ("serializers.*", "storage._*"),
     ("storage.base",),
     ("storage", "storage.*"),
-    ("backends._*",),
+    ("backends._*", "backends.plugins", "backends.plugins.*"),
     ("backends", "backends.*"),
     ("cli", "_cli_*", "__main__", "testing", "*__init__"),
 )
@@ -46,6 +47,7 @@ FLOORS = (
 SHARED = {"catalog.errors", "catalog.identity", "catalog.ids", "catalog.journal", "catalog.names", "catalog.record"}
 ASK_THE_CATALOG = {
     "functionfuse.storage._catalogued",
+    "functionfuse.storage._raycatalog",
     "functionfuse.storage.base",
     "functionfuse.cli",
     "functionfuse._cli_check",

@@ -32,7 +32,7 @@ new_id = ids.new_id
 quote = record.quote
 
 #: What workflow backends call; tab completion is for those who keep and look for results.
-_FOR_BACKENDS = frozenset({"ahead", "flush", "footer", "keep", "note", "restore", "stored"})
+_FOR_BACKENDS = frozenset({"ahead", "flush", "footer", "keep", "kept", "note", "restore", "routed", "stored"})
 _USUAL = Options()
 
 
@@ -80,6 +80,11 @@ class Storage(Catalogued):
         self._registry = _codec.Registry()
         super().__init__(index)
         self.always_read = False
+
+    @property
+    def routed(self) -> Any:
+        """What saves and reads on another machine, for workflows on Ray; None where workers reach the bytes."""
+        return None
 
     # Saving
 
@@ -172,6 +177,25 @@ class Storage(Catalogued):
         """
         self._place.wait()
         self._place.check()
+
+    def kept(self, workflow_name: str, task_name: str, origin: str) -> record.Footer | None:
+        """Return what an earlier attempt to keep a result has left: a worker died after its save, and is begun again.
+
+        Parameters
+        ----------
+        workflow_name, task_name, origin
+            As for `keep`.
+
+        Returns
+        -------
+        Footer or None
+            That of the stored result if it has this origin, which names its run.
+        """
+        with suppress(TaskNotFound):
+            footer = self.footer(workflow_name, task_name) if origin else None
+            if footer is not None and origin.encode("ascii") in footer.text:
+                return footer
+        return None
 
     # Reading
 
