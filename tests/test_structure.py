@@ -45,6 +45,8 @@ FLOORS = (
 # What storage and catalog share lives in the lower of the two; the rest of the catalog is for those who ask questions.
 # A place also knows where the journal's lines and the storage's identity go.
 SHARED = {"catalog.errors", "catalog.identity", "catalog.ids", "catalog.journal", "catalog.names", "catalog.record"}
+# Both reach a remote storage in the same way, by one connection.
+SHARED |= {f"catalog.remote.{name}" for name in ("bucket", "journal", "location", "pool")}
 ASK_THE_CATALOG = {
     "functionfuse.storage._catalogued",
     "functionfuse.storage._raycatalog",

@@ -178,7 +178,17 @@ class Bucket(ABC):
         """The prefix as that file system names it; without a slash at the end."""
 
     def patiently(self, action: Callable[[], T]) -> tuple[T, bool]:
-        """Return what `action` returns, and whether it took more than one try.
+        """Do something that may fail for a while.
+
+        Parameters
+        ----------
+        action : callable
+            What is done.
+
+        Returns
+        -------
+        tuple of (object, bool)
+            What it returns, and whether that took more than one try.
 
         Raises
         ------
