@@ -29,6 +29,7 @@ from tests.commands import environment, put_on_path
 from tests.snippets import commands, program
 
 ROOT = Path(__file__).resolve().parent.parent
+ON_RAY = ROOT / "docs" / "ray.md"  # its script starts Ray: tests/test_ray.py runs it
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -37,7 +38,9 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if program(page.read_text(encoding="utf-8"))], ids=relative)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != ON_RAY and program(page.read_text(encoding="utf-8"))], ids=relative
+)
 def test_the_examples_of_a_page_run(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The ``python`` blocks of a page, one after another in an empty folder, run as a user's script would."""
     if page.name == "s3.md":

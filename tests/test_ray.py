@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import runpy
 import signal
 import threading
 import time
@@ -23,6 +24,7 @@ from functionfuse.backends.plugins import InitializerPlugin, Plugin, PluginColle
 from functionfuse.errors import InfeasibleResources, InvalidPickle, StaleResult, StaleResultWarning, UnpicklableResult
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import Note, NoteSerializer
+from tests.snippets import program
 
 np = pytest.importorskip("numpy")
 
@@ -442,6 +444,24 @@ def test_a_failure_cancels_what_runs(storage: FileStorage, tmp_path: Path) -> No
     assert events == [("bad",)]
 
 
+def test_an_interrupt_ends_the_run(storage: FileStorage, tmp_path: Path) -> None:
+    """Ctrl-C cancels what runs; the run is recorded as interrupted."""
+    graph = flow(slow(tmp_path, 30), storage=storage)
+
+    def interrupt() -> None:
+        while not (tmp_path / "calls").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        graph.run()
+    thread.join()
+    assert traces(tmp_path) == ["begun"]
+    assert storage.catalog.runs().project("status").fetchall() == [("interrupted",)]
+
+
 @workflow
 def die_once(folder: Path, value: Any) -> Any:
     """Kill the worker at the first attempt."""
@@ -579,3 +599,13 @@ def test_a_workflow_pickles_nothing_of_the_driver(storage: FileStorage) -> None:
         return run(give(give("inside").set_name("in")).set_name("out"), storage=pickle.loads(packed))
 
     assert ray.get(inside.remote()) == "inside"
+
+
+def test_the_page_on_ray_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ``python`` blocks of the page run as a script, here on the Ray that is up already."""
+    page = Path(__file__).resolve().parent.parent / "docs" / "ray.md"
+    script = tmp_path / "page.py"
+    script.write_text(program(page.read_text(encoding="utf-8")), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(script))
+    assert len(FileStorage(tmp_path / "results").list_tasks("simulations", "simulate_*")) == 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import runpy
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -245,3 +246,19 @@ def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     """A configuration that cannot work is refused when the storage is made."""
     with pytest.raises(InvalidConfiguration, match=message):
         storage_factory({"kind": "ray", "options": options})
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo workflow computes everything at first and nothing then; the results are on the disk."""
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    examples = Path(__file__).resolve().parent.parent / "examples"
+    monkeypatch.syspath_prepend(examples)
+    main = runpy.run_path(str(examples / "model_selection_ray.py"))["main"]
+    main(tmp_path, {}, "_disk")
+    assert "accuracy 0.9" in capsys.readouterr().out
+    storage = FileStorage(tmp_path / "results")
+    computed = len(storage.list_tasks("model-selection"))
+    runs = storage.catalog.runs(order_by="started").project("backend, status, computed, restored").fetchall()
+    assert runs == [("ray", "finished", computed, 0), ("ray", "finished", 0, 2)]
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from typing import Any
 
 from functionfuse._arguments import role_of, substitute
 from functionfuse._ray import module
-from functionfuse.backends._ray_worker import Slot, Source
+from functionfuse.backends._ray_worker import LARGE, Slot, Source, is_large
 from functionfuse.workflow import Node
 
-#: Bytes from which something is put into Ray's store once, instead of sent along with each task.
-LARGE = 1 << 16
 _ATOMS = (int, float, complex, bool, type(None), type)
 
 #: Gives where a result comes from, and the references that it stands for.
@@ -39,17 +36,8 @@ class Packer:
         if isinstance(value, _ATOMS) or (isinstance(value, (str, bytes)) and len(value) < LARGE):
             return None
         if id(value) not in self._put:
-            self._put[id(value)] = (value, module().put(value) if _is_large(value) else None)
+            self._put[id(value)] = (value, module().put(value) if is_large(value) else None)
         return self._put[id(value)][1]
-
-
-def _is_large(value: Any) -> bool:
-    buffers: list[pickle.PickleBuffer] = []
-    try:
-        size = len(pickle.dumps(value, 5, buffer_callback=buffers.append))
-    except Exception:  # cloudpickle may do better; it goes with the call
-        return False
-    return size + sum(buffer.raw().nbytes for buffer in buffers) > LARGE
 
 
 class Arguments:

@@ -12,7 +12,7 @@ import queue
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +22,7 @@ from functionfuse import _ray
 from functionfuse.backends._ray_calls import Arguments, Packer
 from functionfuse.backends._ray_needs import WHOLE, Holdings, Need, Needs, is_constructor, need_of, object_of
 from functionfuse.backends._ray_schedule import Schedule
-from functionfuse.backends._ray_worker import Call, Instance, Made, Session, Source, compute
+from functionfuse.backends._ray_worker import SMALL, Call, Instance, Made, Session, Source, compute
 from functionfuse.backends._run import Plan, Run, Settings, iter_nodes, nothing_hidden
 from functionfuse.backends.plugins import Plugin
 from functionfuse.baseworkflow import BaseWorkflow
@@ -32,14 +32,12 @@ _WAIT = 1.0  # seconds after which the driver looks around, if nothing happens
 # What is given to Ray at once, unless told otherwise: as many nodes as keep every core busy, and not more, so that what
 # is below a finished node comes before what is beside it, and results are used up before others are made.
 _AHEAD = 4  # times the cores of the cluster
-_FEW = 16  # nodes, on however small a cluster
+_FEW = 8  # nodes, on however small a cluster
 _MANY = 1_000  # nodes, even if they want no core
 _SAVES = 8  # results that are on their way to the disk's node at once
 _SOFTLY = 5.0  # seconds that what is running has to end after it was cancelled, before it is ended by force
-_READERS = 8  # threads that look at what is stored
 
-# Nodes of functions that are this quick go together: a task of Ray's own costs more than they do.
-_SMALL = 5e-3  # seconds, the median of the last ones
+# Nodes of functions that are small go together: a task of Ray's own costs more than they do.
 _PACE = 5  # calls that count
 _TOGETHER = 16  # nodes
 
@@ -122,17 +120,11 @@ class RayRun(Run):
     def _know_stored(self, plan: Plan) -> None:
         """Look at the blobs of what is restored: what is computed from them inherits from them."""
         nodes = [node for node in self._nodes if node in plan.restore]
-        with ThreadPoolExecutor(_READERS) as pool:  # on S3 each is a question to the server
-            for node, footer in zip(nodes, pool.map(self._footer_of, nodes), strict=True):
+        if nodes:
+            assert self._storage is not None
+            footers = self._storage.footers(self._name, [node.get_name() for node in nodes])
+            for node, footer in zip(nodes, footers, strict=True):
                 self._know(node, footer)
-
-    def _footer_of(self, node: Node) -> Any:
-        assert self._storage is not None
-        try:
-            return self._footers.get(node) or self._storage.footer(self._name, node.get_name())
-        except Exception as error:
-            self._note_failure(node, error)
-            raise
 
     # One step
 
@@ -173,7 +165,7 @@ class RayRun(Run):
         if not node.storable or node in self._settings.options:
             return False
         last = self._paces.get(id(self._workflow.func_of(node)))
-        return last is not None and sorted(last)[len(last) // 2] < _SMALL
+        return last is not None and sorted(last)[len(last) // 2] < SMALL
 
     def _submit_saves(self) -> None:
         while self._saves and len(self._saving) < _SAVES:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import operator
 import os
+import pickle
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +19,11 @@ from typing import Any, NamedTuple
 from functionfuse._arguments import Reference, substitute
 from functionfuse._ray import Blamed, module
 from functionfuse.storage.base import Storage
+
+#: Seconds that a small node takes at most: the median of its function's last calls.
+SMALL = 5e-3
+#: Bytes from which something is large: it is put into Ray's store by itself.
+LARGE = 1 << 16
 
 #: The keys of an item, one after the other; none for the whole result.
 Keys = tuple[Any, ...]
@@ -112,7 +119,7 @@ class Made(NamedTuple):
     fields : str
         What it adds to the record, if it has not saved it: how long it took, and where.
     seconds : float
-        How long the worker was at it.
+        How long the worker was at it; infinite where what it returned is large, and no company for others.
     """
 
     blob_id: str | None
@@ -214,7 +221,20 @@ def _made(session: Session, call: Call, values: Any, own: Any) -> tuple[Any, Mad
         blob_id = session.storage.keep(session.workflow, call.node, value, f"{call.origin},{fields}")
         if session.storage.always_read:
             value = session.storage.read_task(session.workflow, call.node)
-    return value, Made(blob_id, "" if blob_id else fields, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    if call.returns and seconds < SMALL and is_large(value):
+        seconds = math.inf
+    return value, Made(blob_id, "" if blob_id else fields, seconds)
+
+
+def is_large(value: Any) -> bool:
+    """Tell whether a value's pickle is large; what plain pickle refuses counts as small."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        size = len(pickle.dumps(value, 5, buffer_callback=buffers.append))
+    except Exception:  # cloudpickle may do better
+        return False
+    return size + sum(buffer.raw().nbytes for buffer in buffers) > LARGE
 
 
 def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str]:

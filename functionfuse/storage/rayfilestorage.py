@@ -122,6 +122,7 @@ class FileStorage(Storage):
     new_workflow = _there(Storage.new_workflow)
     restore = _there(Storage.restore)
     footer = _there(Storage.footer)
+    footers = _there(Storage.footers)
     file_exists = _there(Storage.file_exists)
     stored = _there(Storage.stored)
     remove_task = _there(Storage.remove_task)
