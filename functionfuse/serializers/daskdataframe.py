@@ -8,9 +8,10 @@ from typing import Any, cast
 
 from functionfuse._progress import Counter
 from functionfuse.errors import UnpicklableResult
+from functionfuse.serializers import _parquet
 from functionfuse.serializers._needed import TypeOf, needed
 from functionfuse.serializers._sides import Sides
-from functionfuse.serializers.base import generate_name
+from functionfuse.serializers.base import Statistics, generate_name
 from functionfuse.serializers.tables import PandasFrameSerializer
 
 
@@ -71,6 +72,11 @@ class DaskDataFrameSerializer:
         """Delete the files."""
         for part in (pid["empty"], *pid["parts"]):
             PandasFrameSerializer.remove(part, protocols)
+
+    @classmethod
+    def statistics(cls, pid: Any, protocols: Mapping[str, Any]) -> Statistics:
+        """Return what the footers of the files say of the columns."""
+        return _parquet.statistics([part["file"] for part in pid["parts"]], protocols)
 
 
 class _Writer:

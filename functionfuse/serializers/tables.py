@@ -11,9 +11,10 @@ import io
 from collections.abc import Mapping
 from typing import Any, cast
 
+from functionfuse.serializers import _parquet
 from functionfuse.serializers._needed import TypeOf, needed
 from functionfuse.serializers._sides import Sides, damage
-from functionfuse.serializers.base import generate_name
+from functionfuse.serializers.base import Statistics, generate_name
 
 
 class _ParquetSerializer:
@@ -48,6 +49,11 @@ class _ParquetSerializer:
     def remove(cls, pid: Any, protocols: Mapping[str, Any]) -> None:
         """Delete the file."""
         Sides(protocols).remove(pid["file"])
+
+    @classmethod
+    def statistics(cls, pid: Any, protocols: Mapping[str, Any]) -> Statistics:
+        """Return what the file's footer says of the columns."""
+        return _parquet.statistics([pid["file"]], protocols)
 
     @classmethod
     def _fits(cls, obj: Any) -> bool:
@@ -224,6 +230,13 @@ class PandasSeriesSerializer(_ParquetSerializer):
         return is_plain and _has_plain_objects(_as_frame(obj)) and super()._fits(obj)
 
     @classmethod
+    def statistics(cls, pid: Any, protocols: Mapping[str, Any]) -> Statistics:
+        """Return what the file's footer says of the series, and not of its index."""
+        rows, columns = super().statistics(pid, protocols)
+        name = _column(pid["about"][0])
+        return Statistics(rows, {name: columns[name]} if name in columns else {})
+
+    @classmethod
     def _first(cls, obj: Any) -> Any:
         return obj.iloc[:1]
 
@@ -242,7 +255,11 @@ class PandasSeriesSerializer(_ParquetSerializer):
 
 
 def _as_frame(series: Any) -> Any:
-    return series.to_frame(series.name if type(series.name) is str else "values")
+    return series.to_frame(_column(series.name))
+
+
+def _column(name: Any) -> str:
+    return name if type(name) is str else "values"
 
 
 # Polars

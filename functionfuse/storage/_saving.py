@@ -27,7 +27,7 @@ def keep(
     folder, file = at
     present = _removal.present(place, folder, file)
     blob_id = ids.new_id(present.blob_id if present else None)
-    fields = [f'"blob_id":"{blob_id}",{names_fields}', describe(obj)]
+    fields = [f'"blob_id":"{blob_id}",{names_fields}']
     if present:
         fields.append(record.fragment(replaces=present.blob_id))
     if origin:
@@ -49,6 +49,7 @@ def keep(
 def _write(writer: BlobWriter, registry: _codec.Registry, options: Options, obj: Any, fields: list[str]) -> str:
     """Write all of a blob and return the line that tells of it."""
     dumped = _codec.dump(obj, writer, registry, lambda: writer.side.protocols)
+    fields.append(describe(obj, lambda: _codec.statistics(dumped.root, registry, writer.side.protocols)))
     layout = f",{writer.write_buffers(dumped.buffers, options.packing)}" if dumped.buffers else ""
     plain = not layout and len(dumped.serializers) == 1
     checksum = writer.checksum()
@@ -57,8 +58,9 @@ def _write(writer: BlobWriter, registry: _codec.Registry, options: Options, obj:
     if dumped.serializers == ("pickle",):
         fields.append(_SERIALIZERS)
     else:
-        sides = [{"name": names.to_text(name), "size": size} for name, size in writer.side.files()]
-        side_size = sum(size for _, size in writer.side.files())
+        files = writer.side.files()
+        sides = [{"name": names.to_text(name), "size": size} for name, size in files]
+        side_size = sum(size for _, size in files)
         fields.append(record.fragment(serializers=dumped.serializers, side_files=sides))
     fields.append(record.machine_fields())
     text = ",".join(fields)
