@@ -70,18 +70,24 @@ class _Column:
         found = chunk.statistics
         nulls = found.null_count if found is not None and found.has_null_count else None
         self._nulls = None if nulls is None or self._nulls is None else self._nulls + nulls
-        if found is not None and found.has_min_max:
-            if self._bounds is not None:
-                bounds = (found.min, found.max, *self._bounds)
-                self._bounds = (min(bounds), max(bounds))
-        elif nulls != chunk.num_values:
-            self._bounds = None
+        if self._bounds is not None and nulls != chunk.num_values:
+            bounds = _bounds(found)
+            self._bounds = bounds and (min(*bounds, *self._bounds), max(*bounds, *self._bounds))
 
     def known(self) -> dict[str, Any]:
         """Return what is known, as JSON has it."""
         found = dict(zip(("min", "max"), map(_as_json, self._bounds or ()), strict=False))
         found["nulls"] = self._nulls or None
         return {key: value for key, value in found.items() if value is not None}
+
+
+def _bounds(found: Any) -> tuple[Any, Any] | None:
+    if found is None or not found.has_min_max:
+        return None
+    try:
+        return found.min, found.max
+    except (ValueError, OverflowError):  # a time beyond Python's, a text that is none
+        return None
 
 
 def _as_json(value: Any) -> Any:
