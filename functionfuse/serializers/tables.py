@@ -46,7 +46,12 @@ class _ParquetSerializer:
     @classmethod
     def unpickle(cls, pid: Any, protocols: Mapping[str, Any]) -> Any:
         """Read the table; all its bytes are checked first."""
-        data = Sides(protocols).checked(pid["file"], pid["checksum"])
+        return cls.read_from(Sides(protocols), pid)
+
+    @classmethod
+    def read_from(cls, sides: Sides, pid: Any) -> Any:
+        """Read the table from where the side files are."""
+        data = sides.checked(pid["file"], pid["checksum"])
         with damage(pid["file"], Exception):
             return cls._read(data, pid["about"])
 
