@@ -10,7 +10,7 @@ one segment) *compete*, and only the blob can tell which came true.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from catalog.lines import Part, registered
@@ -168,6 +168,20 @@ class History:
         opened = {segment for (segment,) in self.rows("SELECT DISTINCT segment FROM pending")}
         closed = list(opened.intersection(segments))
         return self._settled(closed) if closed else []
+
+    def doubts(self, segments: Collection[str]) -> bool:
+        """Tell whether an event of these segments is pending."""
+        return not {segment for (segment,) in self.rows("SELECT DISTINCT segment FROM pending")}.isdisjoint(segments)
+
+    def confirm(self, table: pa.Table) -> list[tuple[str, str]]:
+        """Take the events in compacted rows to have come true; returns as `close` does."""
+        self._connection.register("compacted_rows", table)
+        seen = self.rows(
+            "SELECT workflow, task FROM pending WHERE event_id IN (SELECT event_id::UUID FROM compacted_rows)"
+        )
+        self.run("DELETE FROM pending WHERE event_id IN (SELECT event_id::UUID FROM compacted_rows)")
+        self._connection.unregister("compacted_rows")
+        return seen
 
     def _settled(self, segments: list[str]) -> list[tuple[str, str]]:
         seen = self.rows(

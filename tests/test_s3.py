@@ -249,3 +249,47 @@ def test_compaction_keeps_everything(storage: Storage) -> None:
     assert storage.catalog.events(order_by="event_id").fetchall() == history
     with pytest.raises(TaskNotFound):
         storage.read_task("w", "t0")
+
+
+def test_a_segment_that_is_compacted_before_a_doubt_is_settled(
+    motoserver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who saw a line before its object, and asks again when the line is compacted, knows the object."""
+    path = motoserver.endpoint.prefix()
+    writer = storage_factory(motoserver.endpoint.config(path))
+    writer.save("w", "first", 0)
+    # Another way to write the same place: what this one asks does not wait for what that one saves.
+    reader = storage_factory({"kind": "S3", "options": {"path": path, "s3fs": motoserver.endpoint.s3fs(use_ssl=False)}})
+    bucket = writer._place._location.bucket()
+    put, asked = bucket.put, threading.Event()
+
+    def late(key: str, data: bytes) -> bool:
+        if key == "w/late":
+            assert asked.wait(30)
+        return put(key, data)
+
+    monkeypatch.setattr(bucket, "put", late)
+    saving = threading.Thread(target=writer.save, args=("w", "late", 1))
+    saving.start()
+    wait_for(lambda: len(motoserver.endpoint.objects(f"{path}/.catalog/journal")) == 2)
+    assert elsewhere(reader, tmp_path, monkeypatch) == ["first"]
+    asked.set()
+    saving.join()
+    writer.save("w", "last", 2)
+    assert writer.catalog.compact().segments >= 2
+    assert elsewhere(reader, tmp_path, monkeypatch) == ["first", "last", "late"]
+
+
+def elsewhere(storage: Storage, cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ask as another machine does, which has an index of its own."""
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        return storage.list_tasks("w")
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return when a condition holds, within half a minute."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
