@@ -167,14 +167,14 @@ def test_a_run_that_cannot_store(storage: Storage, monkeypatch: pytest.MonkeyPat
             raise CatalogUnusable("the server is full")
         return put(key, data)
 
-    monkeypatch.setattr(bucket, "put", refuse)
     local = LocalWorkflow(*[noise(n).set_name(f"n{n}") for n in range(6)], workflow_name="w")
     local.set_storage(storage)
-    with pytest.raises(StorageUnusable, match=r"task 'n3' of workflow 'w'.*full"):
-        local.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket, "put", refuse)
+        with pytest.raises(StorageUnusable, match=r"task 'n3' of workflow 'w'.*full"):
+            local.run()
     assert storage.list_tasks("w") == ["n0", "n1", "n2", "n4", "n5"]
     assert storage.catalog.runs().project("status").fetchall() == [("failed",)]
-    monkeypatch.undo()
     assert len(local.run()) == 6
     assert storage.list_tasks("w") == [f"n{n}" for n in range(6)]
 
@@ -278,6 +278,37 @@ def test_a_segment_that_is_compacted_before_a_doubt_is_settled(
     writer.save("w", "last", 2)
     assert writer.catalog.compact().segments >= 2
     assert elsewhere(reader, tmp_path, monkeypatch) == ["first", "last", "late"]
+
+
+def test_a_second_try_that_overwrites_a_newer_result(
+    motoserver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to a save is lost, another machine overwrites it, the second try does so in turn: all agree on it."""
+    path = motoserver.endpoint.prefix()
+    first = storage_factory(motoserver.endpoint.config(path))
+    second = storage_factory({"kind": "S3", "options": {"path": path, "s3fs": motoserver.endpoint.s3fs(use_ssl=False)}})
+    second.save("w", "other", 0)
+    bucket = first._place._location.bucket()
+    put = bucket.put
+
+    def twice(key: str, data: bytes) -> bool:
+        again = put(key, data)
+        if key != "w/t":
+            return again
+        second.save("w", "t", "second")
+        assert elsewhere(second, tmp_path, monkeypatch) == ["other", "t"]
+        put(key, data)
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket, "put", twice)
+        first.save("w", "t", "first")
+    footer = first.footer("w", "t")
+    assert footer is not None
+    assert first.read_task("w", "t") == "first"
+    for cache in (tmp_path, tmp_path / "new"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        assert first.catalog.tasks("w", "t").project("blob_id::VARCHAR").fetchall() == [(footer.blob_id,)]
 
 
 def elsewhere(storage: Storage, cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
