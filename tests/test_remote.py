@@ -15,8 +15,6 @@ from functionfuse.storage import storage_factory
 from functionfuse.storage.base import Storage
 from functionfuse.testing import StorageContract
 
-pytest.importorskip("s3fs", reason="remote storages are tested where s3fs is installed")
-
 
 class Remote(StorageContract):
     """The contract, on the objects that fsspec finds."""
