@@ -480,7 +480,7 @@ class Catalog:
         """
         from catalog.check import verify
 
-        return verify(self.path, self._index, workflow, repair)
+        return verify(self._folder, self._index, workflow, repair)
 
     def __repr__(self) -> str:
         return f"Catalog({self.path!r})"

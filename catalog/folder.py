@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from catalog.compact import Compacted
+    from catalog.upkeep import Upkeep
 
 #: What a compacted part of the journal ends in.
 COMPACTED_SUFFIX = ".parquet"
@@ -187,6 +188,10 @@ class Folder(ABC):
     def each(self, look: Callable[[Any], Found | None], items: Sequence[Any]) -> list[Found | Unreadable | None]:
         """Return what `look` returns for each of the items, or that it cannot be read."""
         return [attempt(look, item) for item in items]
+
+    @abstractmethod
+    def upkeep(self) -> Upkeep:
+        """Return what verifies and repairs the storage."""
 
     @abstractmethod
     def workflows(self) -> list[tuple[str, int]]:

@@ -17,6 +17,8 @@ from catalog.names import CATALOG_FOLDER
 if TYPE_CHECKING:
     import duckdb
 
+    from catalog.upkeep import Upkeep
+
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _CHUNK = 1 << 24  # bytes of a segment that are read at once
 
@@ -151,6 +153,12 @@ class LocalFolder(Folder):
             raise Unreadable from error
         finally:
             os.close(handle)
+
+    def upkeep(self) -> Upkeep:
+        """Return what verifies and repairs the folder."""
+        from catalog.upkeep import LocalUpkeep
+
+        return LocalUpkeep(self.root)
 
     def workflows(self) -> list[tuple[str, int]]:
         """Return every workflow's folder and when its entries last changed, ns since 1970."""

@@ -29,6 +29,8 @@ from catalog.remote.location import Location
 if TYPE_CHECKING:
     import duckdb
 
+    from catalog.upkeep import Upkeep
+
 _FOOTER = 1 << 12  # bytes of a blob's end that nearly every footer fits into
 _JOURNAL = f"{JOURNAL_FOLDER}/"
 
@@ -186,6 +188,12 @@ class RemoteFolder(Folder):
         if len(items) < 2:
             return super().each(look, items)
         return list(pool.each(lambda item: attempt(look, item), items))
+
+    def upkeep(self) -> Upkeep:
+        """Return what verifies and repairs it."""
+        from catalog.remote.upkeep import RemoteUpkeep
+
+        return RemoteUpkeep(self.location)
 
     def workflows(self) -> list[tuple[str, int]]:
         """Return every workflow's folder; nothing tells when it changed."""
