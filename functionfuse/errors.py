@@ -7,7 +7,8 @@ FunctionFuseError
 │   ├── CyclicGraph (ValueError)       a node needs its own result
 │   ├── InvalidLeaf (TypeError)        a leaf that is no node, or no leaf at all
 │   ├── NotRun (RuntimeError)          the result of a node that no run has reached
-│   └── StaleResult (RuntimeError)     a stored result is older than its code or inputs (on_stale="error")
+│   ├── StaleResult (RuntimeError)     a stored result is older than its code or inputs (on_stale="error")
+│   └── InfeasibleResources (RuntimeError)  no node of the cluster can ever run it
 ├── StorageError                       a result could not be kept or given back
 │   ├── InvalidConfiguration (ValueError)   unknown kind or option
 │   ├── StorageUnusable (OSError)      the place is no folder, not writable, or full
@@ -60,6 +61,10 @@ class NotRun(WorkflowError, RuntimeError):
 
 class StaleResult(WorkflowError, RuntimeError):
     """A stored result was made by other code or from other inputs."""
+
+
+class InfeasibleResources(WorkflowError, RuntimeError):
+    """No node of the Ray cluster has the resources that are asked for."""
 
 
 class StorageError(FunctionFuseError):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from functionfuse.errors import InvalidPickle, SideFileMissing, UnpicklableResult
+from functionfuse.serializers._held import Held
 from functionfuse.serializers.base import FILE_PROTOCOL
 from functionfuse.serializers.daskarray import DaskArraySerializer, DaskZarrSerializer
 from functionfuse.storage.filestorage import FileStorage
@@ -177,15 +178,13 @@ def test_other_processes_read_it(storage: FileStorage) -> None:
 
 
 def test_beyond_many_arrays_files_are_not_kept_open(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many arrays are read, no more than some hundred files are open; the others are opened when read."""
-    from functionfuse.serializers import _chunks
-
-    monkeypatch.setattr(_chunks._Held, "_free", 2)
+    """However many arrays are read, no more files are open than the process can spare; others are opened when read."""
+    monkeypatch.setattr(Held, "_free", 2)
     for number in range(4):
         storage.save("w", f"t{number}", da.full(10, number, chunks=3))
     arrays = [storage.read_task("w", f"t{number}") for number in range(4)]
     assert [int(array.sum().compute()) for array in arrays] == [0, 10, 20, 30]
-    assert _chunks._Held._free == 0
+    assert Held._free == 0
     del arrays
 
 
@@ -281,17 +280,23 @@ def test_zarr_refuses_what_it_cannot_describe(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_lost_chunk_of_zarr_is_not_zero(tmp_path: Path, zarr_loop: None) -> None:
-    """Zarr takes a chunk that is gone for zeros; here it is an error, also when it was lost after the reading."""
+def test_a_lost_chunk_of_zarr_is_not_zero(tmp_path: Path, zarr_loop: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zarr takes a chunk that is gone for zeros; here it is an error when it is read, or when it is computed."""
     storage = FileStorage(tmp_path)
     storage.register_persistent_serializers(DaskZarrSerializer)
     storage.save("w", "t", da.zeros(10, chunks=5))
+    held = storage.read_task("w", "t")
+    monkeypatch.setattr(Held, "_free", 0)
     array = storage.read_task("w", "t")
     assert array.compute().tolist() == [0] * 10
     (chunk,) = tmp_path.glob("w/bigdata/*/*/dask_arrays/c/1")
     chunk.unlink()
     with pytest.raises(SideFileMissing, match="c/1"):
         array.compute()
+    assert held.compute().tolist() == [0] * 10
+    monkeypatch.setattr(Held, "_free", 9)
+    with pytest.raises(SideFileMissing, match="1 are gone"):
+        storage.read_task("w", "t")
 
 
 def test_the_catalog_knows_shape_and_chunks(storage: FileStorage) -> None:

@@ -29,6 +29,7 @@ from tests.commands import environment, put_on_path
 from tests.snippets import commands, program
 
 ROOT = Path(__file__).resolve().parent.parent
+ON_RAY = ROOT / "docs" / "ray.md"  # its script starts Ray: tests/test_ray.py runs it
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -37,15 +38,29 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if program(page.read_text(encoding="utf-8"))], ids=relative)
-def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != ON_RAY and program(page.read_text(encoding="utf-8"))], ids=relative
+)
+def test_the_examples_of_a_page_run(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The ``python`` blocks of a page, one after another in an empty folder, run as a user's script would."""
+    if page.name == "s3.md":
+        have_s3(request)
     script = tmp_path / page.name.replace(".md", ".py")
     script.write_text(program(page.read_text(encoding="utf-8")), encoding="utf-8")
     folder = tmp_path / "empty"
     folder.mkdir()
     run = subprocess.run([sys.executable, "-W", "error", str(script)], cwd=folder, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def have_s3(request: pytest.FixtureRequest) -> None:
+    """Give the pages' scripts a server of S3 and a bucket ``results`` in it, by the environment."""
+    endpoint = request.getfixturevalue("motoserver").endpoint
+    endpoint.prefix()  # which makes the bucket
+    patch = request.getfixturevalue("monkeypatch")
+    patch.setenv("AWS_ENDPOINT_URL", endpoint.endpoint_url)
+    patch.setenv("AWS_ACCESS_KEY_ID", endpoint.key)
+    patch.setenv("AWS_SECRET_ACCESS_KEY", endpoint.secret)
 
 
 @pytest.mark.slow

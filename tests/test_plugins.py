@@ -128,6 +128,19 @@ def test_a_seed_must_be_drawn_first() -> None:
         RandomStatePlugin(0, 1, 0, note).remote_initialize()
 
 
+@pytest.mark.parametrize("name", ["random", "numpy.random"])
+def test_a_modules_own_seed_function_seeds_the_module(name: str) -> None:
+    """`random.seed` and `numpy.random.seed`, methods of hidden objects, seed the process that they come to."""
+    module = pytest.importorskip(name)
+    plugin = RandomStatePlugin(5, 5, 0, module.seed)
+    drawn = []
+    for number in range(2):
+        module.seed(number)
+        run(plugin)
+        drawn.append(module.random())
+    assert drawn[0] == drawn[1]
+
+
 def test_a_collection_applies_its_plugins_in_order() -> None:
     """A collection, also one inside another, initialises all plugins, in their order, in driver and worker."""
     inner = PluginCollection([InitializerPlugin(initialize), RandomStatePlugin(7, 7, 0, note)])

@@ -215,7 +215,7 @@ def test_a_task_that_vanishes_just_before_it_is_replaced(root: Path, monkeypatch
     for act in (storage.remove_task, lambda *names: storage.save(*names, "new")):
         storage.save("w", "t", "old")
         with monkeypatch.context() as patched:
-            patched.setattr(storage._place, "exists", vanish(root / "w" / "t"))
+            patched.setattr(storage._place, "open", vanish(root / "w" / "t", storage._place.open))
             try:
                 act("w", "t")
             except TaskNotFound:
@@ -247,15 +247,15 @@ def test_a_question_between_a_line_and_what_it_tells(root: Path, monkeypatch: py
     assert listed(asking) == lying(root)
 
 
-def vanish(path: Path) -> Callable[..., bool]:
-    """Return an answer to the question whether a file exists: it does, and is gone when the answer arrives."""
+def vanish(path: Path, opened: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what opens a file that is gone when it has done so."""
 
-    def exists(*_: str) -> bool:
-        there = path.exists()
+    def open_and_lose(*at: str) -> Any:
+        source = opened(*at)
         path.unlink(missing_ok=True)
-        return there
+        return source
 
-    return exists
+    return open_and_lose
 
 
 def test_folders_that_vanish_while_they_are_made(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ FLOORS = (
         "_arguments",
         "_html",
         "_progress",
+        "_ray",
         "_task",
         "fingerprint",
         "fingerprint.*",
@@ -36,7 +37,7 @@ FLOORS = (
     ("serializers.*", "storage._*"),
     ("storage.base",),
     ("storage", "storage.*"),
-    ("backends._*",),
+    ("backends._*", "backends.plugins", "backends.plugins.*"),
     ("backends", "backends.*"),
     ("cli", "_cli_*", "__main__", "testing", "*__init__"),
 )
@@ -44,8 +45,11 @@ FLOORS = (
 # What storage and catalog share lives in the lower of the two; the rest of the catalog is for those who ask questions.
 # A place also knows where the journal's lines and the storage's identity go.
 SHARED = {"catalog.errors", "catalog.identity", "catalog.ids", "catalog.journal", "catalog.names", "catalog.record"}
+# Both reach a remote storage in the same way, by one connection.
+SHARED |= {f"catalog.remote.{name}" for name in ("bucket", "journal", "location", "pool")}
 ASK_THE_CATALOG = {
     "functionfuse.storage._catalogued",
+    "functionfuse.storage._raycatalog",
     "functionfuse.storage.base",
     "functionfuse.cli",
     "functionfuse._cli_check",

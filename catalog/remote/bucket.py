@@ -127,9 +127,12 @@ class Bucket(ABC):
     ----------
     url : str
         Where, as a person writes it; without a slash at the end.
+    tells_changes : bool
+        Whether `span` raises `Changed`; if not, whoever reads several looks at the tag again.
     """
 
     url: str
+    tells_changes = True
     _was_reached = False
 
     @abstractmethod
@@ -142,7 +145,7 @@ class Bucket(ABC):
 
     @abstractmethod
     def span(self, key: str, begin: int, end: int, tag: str) -> bytes:
-        """Return bytes of an object; `Changed` if it is not the one with that tag."""
+        """Return bytes of an object; `Changed` if it is not the one with that tag, where `tells_changes`."""
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> bool:
@@ -187,7 +190,17 @@ class Bucket(ABC):
         """The prefix as that file system names it; without a slash at the end."""
 
     def patiently(self, action: Callable[[], T]) -> tuple[T, bool]:
-        """Return what `action` returns, and whether it took more than one try.
+        """Do something that may fail for a while.
+
+        Parameters
+        ----------
+        action : callable
+            What is done.
+
+        Returns
+        -------
+        tuple of (object, bool)
+            What it returns, and whether that took more than one try.
 
         Raises
         ------
@@ -237,7 +250,7 @@ class Bucket(ABC):
 
 def is_transient(error: BaseException) -> bool:
     """Tell whether an error may pass."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status == 429 or response.get("Error", {}).get("Code") in _TRANSIENT_CODES

@@ -3,10 +3,6 @@
 One question lists ``.catalog/`` once: that tells the identity, the segments and
 the compacted parts of the journal. Results are looked at one by one, where the
 journal leaves a doubt; they are listed only where nothing is known of them.
-
-A segment is an immutable object, ``<writer>.<n>.<m>.ndjson``: the n-th of a
-writer, who had made all events of its segments up to the m-th true by then. What
-came true before it was told is in ``<UUIDv7>.ndjson``.
 """
 
 from __future__ import annotations
@@ -24,7 +20,9 @@ from catalog.journal import JOURNAL_FOLDER, SEGMENT_SUFFIX
 from catalog.names import CATALOG_FOLDER
 from catalog.remote import pool
 from catalog.remote.bucket import Entry, Listing, Tail
+from catalog.remote.journal import flush_all
 from catalog.remote.location import Location
+from catalog.remote.naming import parts_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -62,8 +60,6 @@ class RemoteFolder(Folder):
 
     def opened(self, looks_through: bool = False) -> RemoteFolder:
         """Return the storage with what there is now of the catalog's own; this process's saves are waited for."""
-        from catalog.remote.journal import flush_all
-
         flush_all(self.location)
         return RemoteFolder(self.location, self._list(), looks_through)
 
@@ -221,19 +217,6 @@ class _Object:
 
     def head(self) -> bytes:
         return self.tail(self.size)[:1]
-
-
-def parts_of(name: str) -> tuple[str, int, int]:
-    """Return writer, number and last settled number of a segment; of one that is settled itself, 1 and 1."""
-    parts = name.removesuffix(SEGMENT_SUFFIX).split(".")
-    if len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit():
-        return parts[0], int(parts[1]), int(parts[2])
-    return name, 1, 1
-
-
-def segment_name(writer: str, number: int, settled: int) -> str:
-    """Return the name of a writer's segment."""
-    return f"{writer}.{number:06d}.{settled:06d}{SEGMENT_SUFFIX}"
 
 
 def _segment(entry: Entry, settled: dict[str, int]) -> Segment:

@@ -32,6 +32,8 @@ class FsspecBucket(Bucket):
         The prefix as a person writes it.
     """
 
+    tells_changes = False
+
     def __init__(self, filesystem: Any, root: str, url: str) -> None:
         self._fs = filesystem
         self._root = root.rstrip("/")
@@ -59,11 +61,13 @@ class FsspecBucket(Bucket):
         def read() -> Tail:
             path = self._path(key)
             about = self._fs.info(path)
-            if about["type"] != "file":
-                raise FileNotFoundError(path)
-            size = int(about["size"])
-            data = bytes(self._fs.cat_file(path, start=max(0, size - most), end=size)) if size else b""
-            return Tail(data, size, _changed(about), _tag(about))
+            while about["type"] == "file":
+                size = int(about["size"])
+                data = bytes(self._fs.cat_file(path, start=max(0, size - most), end=size)) if size else b""
+                before, about = about, self._fs.info(path)
+                if _tag(about) == _tag(before):
+                    return Tail(data, size, _changed(about), _tag(about))
+            raise FileNotFoundError(path)
 
         return self._try(read)[0]
 

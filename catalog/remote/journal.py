@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from catalog.ids import new_id
+from catalog.journal import JOURNAL_FOLDER
 from catalog.remote import pool
-from catalog.remote.folder import RemoteFolder, segment_name
 from catalog.remote.location import Location
+from catalog.remote.naming import segment_name
 
 #: How much a process hands over before it has to wait: saves, and bytes that are held for them.
 MOST_SAVES, MOST_BYTES = 256, 64 << 20
@@ -97,7 +98,7 @@ class RemoteJournal:
     """
 
     def __init__(self, location: Location) -> None:
-        self._folder = RemoteFolder(location)
+        self._location = location
         self._changed = threading.Condition()
         self._waiting: list[Deed] = []
         self._busy: set[str] = set()  # keys of deeds that are being done
@@ -181,7 +182,8 @@ class RemoteJournal:
                 name = segment_name(writer.id, number, writer.settled)
             began = time.monotonic()
             try:
-                self._folder.write(name, "".join(f"{deed.line}\n" for deed in deeds).encode("ascii"))
+                data = "".join(f"{deed.line}\n" for deed in deeds).encode("ascii")
+                self._location.bucket().put(f"{JOURNAL_FOLDER}/{name}", data)
             except BaseException as error:
                 for deed in deeds:
                     self._fail(deed, writer, error)

@@ -54,9 +54,9 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 def _opened(location: Location) -> Bucket:
     protocol, _, path = location.url.partition("://")
     if protocol == "s3":
-        from catalog.remote.s3 import S3Bucket, open_filesystem
+        from catalog.remote.s3 import S3Bucket
 
-        return S3Bucket(open_filesystem(location.options), path)
+        return S3Bucket(location.options, path)
     from catalog.remote.generic import FsspecBucket
 
     try:

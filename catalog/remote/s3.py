@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from catalog.errors import CatalogUnusable, Refused
 from catalog.remote.bucket import Bucket, Changed, Entry, Listing, Tail, Upload
 
-#: What s3fs is told beside what the user says: it does not try again by itself, and does not wait for minutes.
-_SETTINGS = {"retries": {"max_attempts": 0}, "connect_timeout": 5, "read_timeout": 30, "max_pool_connections": 32}
+_CONNECTION = {"connect_timeout": 5, "read_timeout": 30, "max_pool_connections": 32}
+_ONE_TRY = {"retries": {"max_attempts": 0}}  # for us, who try again ourselves, and tell sooner what will not pass
+_MANY_TRIES = {"retries": {"mode": "standard", "max_attempts": 10}}  # for serializers, who do not
+_PASSING = ("RequestTimeout", "RequestTimeTooSkewed")
 _LARGEST_COPY = 5 << 30  # bytes that one request copies
 _COPIED_PART = 1 << 30
 _REFUSALS = {
@@ -26,16 +28,13 @@ _REFUSALS = {
 }
 
 
-def open_filesystem(options: Mapping[str, Any]) -> Any:
-    """Return a file system of s3fs for a user's options."""
+def _open(options: Mapping[str, Any], retries: Mapping[str, Any]) -> Any:
     try:
         import s3fs
     except ImportError as error:
         raise CatalogUnusable("a storage in S3 needs s3fs: pip install 'functionfuse[s3]'") from error
-    config = _SETTINGS | dict(options.get("config_kwargs") or {})
-    system = s3fs.S3FileSystem(**{**options, "config_kwargs": config, "skip_instance_cache": True})
-    system.retries = 1
-    return system
+    config = {**_CONNECTION, **retries, **(options.get("config_kwargs") or {})}
+    return s3fs.S3FileSystem(**{**options, "config_kwargs": config, "skip_instance_cache": True})
 
 
 class S3Bucket(Bucket):
@@ -43,23 +42,24 @@ class S3Bucket(Bucket):
 
     Parameters
     ----------
-    filesystem : s3fs.S3FileSystem
-        From `open_filesystem`.
+    options : mapping
+        Keyword arguments of `s3fs.S3FileSystem`.
     root : str
         ``bucket`` or ``bucket/prefix``.
     """
 
-    def __init__(self, filesystem: Any, root: str) -> None:
-        self._fs = filesystem
+    def __init__(self, options: Mapping[str, Any], root: str) -> None:
+        self._options = options
+        self._fs = _open(options, _ONE_TRY)
         self._root = root
         self._bucket, _, prefix = root.partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{root}"
 
-    @property
+    @cached_property
     def filesystem(self) -> Any:
-        """The file system."""
-        return self._fs
+        """The file system for serializers."""
+        return _open(self._options, _MANY_TRIES)
 
     @property
     def root(self) -> str:
@@ -146,15 +146,14 @@ class S3Bucket(Bucket):
 
     def reason(self, error: Exception) -> CatalogUnusable | None:
         """Return what an error means that will not pass."""
-        response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
-        code = response.get("Error", {}).get("Code", "")
+        code, status = _answer_of(error)
         where = f"{self.url} at {self._fs.endpoint_url}" if self._fs.endpoint_url else self.url
         if code == "NoSuchBucket":
             return CatalogUnusable(f"{where}: there is no bucket {self._bucket!r}; make it first, or check its name")
         name = type(error).__name__
         if name in _REFUSALS:
             return Refused(f"{where}: {_REFUSALS[name]}")
-        if isinstance(error, PermissionError) or code in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        if status in (401, 403) and code not in _PASSING:
             return Refused(f"{where}: access is refused ({code or error}); check key, secret and permissions")
         return None
 
@@ -171,9 +170,12 @@ class S3Bucket(Bucket):
 
     async def _ask(self, method: str, **parameters: Any) -> Any:
         try:
-            return await self._fs._call_s3(method, Bucket=self._bucket, **parameters)
+            await self._fs.set_session()
+            client = await self._fs.get_s3(self._bucket)
+            call = getattr(client, method)
+            return await call(**self._fs._get_s3_method_kwargs(call, Bucket=self._bucket, **parameters))
         except Exception as error:
-            raise _translated(error) from error.__cause__
+            raise _translated(error) from error
 
     async def _read(self, **parameters: Any) -> tuple[bytes, Any]:
         answer = await self._ask("get_object", **parameters)
@@ -187,20 +189,21 @@ async def _awaited(request: Callable[[], Any]) -> Any:
 
 def _translated(error: Exception) -> Exception:
     """Return an error as `Bucket` has it: only an object that is not there is `FileNotFoundError`."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
-    code = response.get("Error", {}).get("Code", "")
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code == "NoSuchBucket":
-        told = OSError("there is no such bucket")
-        told.__cause__ = error.__cause__ or error
-        return told
-    if status == 416 or code == "InvalidRange":
-        return _NoRange()
+    code, status = _answer_of(error)
+    if code in ("NoSuchKey", "NoSuchUpload") or (status == 404 and code != "NoSuchBucket"):
+        return FileNotFoundError(str(error))
     if isinstance(error, UnicodeEncodeError):  # a name of the older format, which no object can have
         return FileNotFoundError(str(error))
+    if status == 416 or code == "InvalidRange":
+        return _NoRange()
     if status == 412 or code in ("PreconditionFailed", "ConditionalRequestConflict"):
         return Changed()
     return error
+
+
+def _answer_of(error: Exception) -> tuple[str, int]:
+    response = getattr(error, "response", None) or {}
+    return response.get("Error", {}).get("Code", ""), response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
 class _NoRange(Changed):

@@ -256,7 +256,7 @@ class Run(ABC):
         )
 
     def _finish(self, status: str, plan: Plan) -> None:
-        with _nothing_hidden("the end of the run could not be recorded", status != "finished"):
+        with nothing_hidden("the end of the run could not be recorded", status != "finished"):
             self._note("run-finished", status=status, computed=self.computed, restored=self.restored)
             if self._storage is not None:
                 self._storage.flush()
@@ -290,11 +290,11 @@ class Run(ABC):
             return
         self._noted = error
         place = f"node {node.get_name()!r} of workflow {self._name!r}"
-        with _nothing_hidden(f"the failure of {place} could not be noted"):
+        with nothing_hidden(f"the failure of {place} could not be noted"):
             add_note(error, f"in {place}")
         _log.info("%s failed: %s", place, type(error).__name__)
         if self._storage is not None:
-            with _nothing_hidden(f"the failure of {place} could not be recorded"):
+            with nothing_hidden(f"the failure of {place} could not be recorded"):
                 lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
                 details = {"error": repr(error)[:_LONGEST_TRACEBACK], "traceback": lines[-_LONGEST_TRACEBACK:]}
                 self._storage.note("task-failed", self._name, self.run_id, details, node.get_name())
@@ -309,7 +309,7 @@ class _Part(BaseWorkflow):
 
 
 @contextmanager
-def _nothing_hidden(trouble: str, on_its_way: bool = True) -> Iterator[None]:
+def nothing_hidden(trouble: str, on_its_way: bool = True) -> Iterator[None]:
     """Log what goes wrong while another exception is on its way, so that it does not take that one's place."""
     try:
         yield

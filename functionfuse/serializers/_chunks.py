@@ -15,10 +15,10 @@ from typing import Any
 import xxhash
 
 from functionfuse.errors import InvalidPickle, SideFileMissing, UnpicklableResult
+from functionfuse.serializers._held import GONE, Held, read_into
 
 _PLACE = struct.Struct("<QQ16s")
 _LARGEST = 1 << 30  # bytes of a chunk in a file: HDF5 takes less than 4 GiB
-_MOST_HELD = 256  # files that are kept open, so that their arrays outlive an overwrite; others are opened when read
 
 
 def regular(array: Any) -> Any:
@@ -170,14 +170,14 @@ class Reader:
     Notes
     -----
     The file is kept open, so that the array outlives its result; in another
-    process, and beyond 256 arrays, it is opened by its path for each chunk.
+    process it is opened by its path for each chunk.
     """
 
     def __init__(self, path: str, layout: Layout, index: bytes) -> None:
         self.path = path
         self.layout = layout
         self._index = index
-        self._held = _Held(path)
+        self._held = Held([path])
         status = os.stat(path)
         #: Names the graph's tasks: the same for the same file.
         identity = f"{path} {status.st_ino} {status.st_mtime_ns}"
@@ -190,8 +190,8 @@ class Reader:
         number = self.layout.number(block_id)
         offset, size, expected = _PLACE.unpack_from(self._index, number * _PLACE.size)
         data = np.empty(size, np.uint8)
-        with self._held as handle:
-            _read(handle, data.data, offset)
+        with self._held.opened(self.path) as handle:
+            read_into(handle, data.data, offset)
         if checksum(data.data) != expected:
             raise InvalidPickle(f"the side file {self.path} is damaged: chunk {block_id} is not what was saved")
         return self.layout.decoded(data, number)
@@ -201,56 +201,6 @@ class Reader:
 
     def __dask_tokenize__(self) -> str:
         return self.name
-
-
-def _read(handle: int, data: memoryview, offset: int) -> None:
-    while data:
-        count = os.preadv(handle, [data], offset)
-        if not count:
-            return  # the checksum tells
-        data, offset = data[count:], offset + count
-
-
-class _Held:
-    """A descriptor of a file, held as long as this is, or opened each time where many are held already."""
-
-    _free = _MOST_HELD
-    _lock = threading.Lock()
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._handle = -1
-        handle = self._open()
-        with self._lock:
-            if _Held._free > 0:
-                _Held._free -= 1
-                self._handle = handle
-        if self._handle < 0:
-            os.close(handle)
-        self._opened = threading.local()
-
-    def _open(self) -> int:
-        try:
-            return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            message = f"the side file {self._path} is gone: its result was overwritten or removed since it was read"
-            raise SideFileMissing(message) from error
-
-    def __enter__(self) -> int:
-        if self._handle >= 0:
-            return self._handle
-        self._opened.handle = self._open()
-        return int(self._opened.handle)
-
-    def __exit__(self, *_: object) -> None:
-        if self._handle < 0:
-            os.close(self._opened.handle)
-
-    def __del__(self) -> None:
-        handle = getattr(self, "_handle", -1)
-        if handle >= 0:
-            os.close(handle)
-            _Held._free += 1
 
 
 class Dataset:
@@ -280,4 +230,4 @@ class Dataset:
             with self._lock, h5py.File(self.path, "r", locking=False) as file:
                 return file[self.name][where]
         except FileNotFoundError as error:
-            raise SideFileMissing(f"the side file {self.path} is gone: {error}") from error
+            raise SideFileMissing(f"the side file {self.path} is gone: {GONE}") from error

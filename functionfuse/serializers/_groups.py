@@ -7,14 +7,16 @@ and the checksum of the metadata stands in the pid.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
 import xxhash
 
 from functionfuse.errors import InvalidPickle, SideFileMissing
+from functionfuse.serializers._held import GONE, Held
 from functionfuse.serializers._needed import needed
 from functionfuse.serializers._sides import Sides, damage
 
@@ -38,7 +40,20 @@ def store(sides: Sides, name: str, extra: str) -> Any:
     if not sides.is_local:
         return _strict()(zarr.storage.FsspecStore.from_mapper(sides.mapper(name), read_only=True))
     path = os.path.dirname(sides.path(f"{name}/zarr.json"))
-    return _strict()(zarr.storage.LocalStore(path, read_only=True))
+    return _strict()(zarr.storage.LocalStore(path, read_only=True), path, Held(_chunks_in(path)))
+
+
+def _chunks_in(path: str) -> Iterator[str]:
+    for folder, _, files in os.walk(path):
+        yield from (f"{folder}/{file}" for file in files if file not in _METADATA)
+
+
+def check_all(group: Any, name: str) -> None:
+    """Raise `SideFileMissing` if a chunk of a group is gone already, as far as its files are kept open."""
+    held = len(group.store.held)
+    wanted = sum(array.nchunks for _, array in group.arrays())
+    if held and held < wanted:
+        raise SideFileMissing(f"of the {wanted} side files in {name}, {wanted - held} are gone")
 
 
 @cache
@@ -47,13 +62,17 @@ def _strict() -> Any:
     base: Any = needed("zarr.storage", "dask").WrapperStore
 
     class Strict(base):  # type: ignore[misc]  # Zarr is imported on use
-        async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
-            found = await super().get(key, *arguments, **options)
+        def __init__(self, store: Any, folder: str = "", held: Any = ()) -> None:
+            super().__init__(store)
+            self.folder = folder
+            self.held = held
+
+        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+            if f"{self.folder}/{key}" in self.held and byte_range is None:
+                return prototype.buffer.from_bytes(await asyncio.to_thread(self.held.read, f"{self.folder}/{key}"))
+            found = await super().get(key, prototype, byte_range)
             if found is None and not key.endswith(_METADATA):
-                raise SideFileMissing(
-                    f"the side file {key} of {self._store} is gone: it was lost, or its result was overwritten or "
-                    "removed since it was read"
-                )
+                raise SideFileMissing(f"the side file {key} of {self._store} is gone: it was lost, or {GONE}")
             return found
 
         def __reduce__(self) -> tuple[Any, ...]:

@@ -96,7 +96,9 @@ def opened(name: str, sides: Sides) -> Any:
     """Return a lazy array over the one in a Zarr group."""
     zarr = needed("zarr", "dask")
     with damage(name, ValueError, KeyError):
-        source = zarr.open_group(_groups.store(sides, name, "dask"), mode="r")[DATASET]
+        group = zarr.open_group(_groups.store(sides, name, "dask"), mode="r")
+        _groups.check_all(group, name)
+        source = group[DATASET]
     return needed("dask.array", "dask").from_array(_Source(source, name), chunks=source.chunks, lock=False)
 
 

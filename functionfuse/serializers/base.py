@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 #: Key of an object with ``open(filename, mode)`` and ``remove(filename)``, relative to the side folder.
 FILE_PROTOCOL = "file_protocol"
@@ -15,6 +15,25 @@ S3_PROTOCOL = "s3 protocol"
 def generate_name() -> str:
     """Return a fresh name for a side file."""
     return str(uuid.uuid4())
+
+
+class Statistics(NamedTuple):
+    """What the files of a table say of it, for the column `summary` of the catalog.
+
+    A serializer may have a class method ``statistics(pid, protocols)`` that returns it,
+    which is called when it took over a whole result and has written it.
+
+    Attributes
+    ----------
+    rows : int
+        Their number.
+    columns : dict
+        Of each column, as far as it is known, ``min`` and ``max``, and ``nulls`` where it has any:
+        numbers, texts and booleans.
+    """
+
+    rows: int
+    columns: dict[str, dict[str, Any]]
 
 
 @runtime_checkable

@@ -7,10 +7,12 @@ from contextlib import ExitStack
 from typing import Any, cast
 
 from functionfuse._progress import Counter
-from functionfuse.errors import UnpicklableResult
+from functionfuse.errors import SideFileMissing, UnpicklableResult
+from functionfuse.serializers import _parquet
+from functionfuse.serializers._held import GONE, HeldSides
 from functionfuse.serializers._needed import TypeOf, needed
 from functionfuse.serializers._sides import Sides
-from functionfuse.serializers.base import generate_name
+from functionfuse.serializers.base import Statistics, generate_name
 from functionfuse.serializers.tables import PandasFrameSerializer
 
 
@@ -21,8 +23,8 @@ class DaskDataFrameSerializer:
     -----
     Partitions are computed by the threads of this process, no more at once than
     there are threads. Those that come back are those that were saved, with their
-    divisions. A partition is checked when it is read, by its path: read the
-    result again after it was overwritten.
+    divisions. A partition is checked when it is read. Their files are kept open, so
+    that the data frame outlives its result; other processes open them by path.
     """
 
     name = "DaskDataFrameSerializer"
@@ -59,18 +61,20 @@ class DaskDataFrameSerializer:
         """Return a lazy data frame over the files."""
         frame = needed("dask.dataframe", "dataframe")
         empty = PandasFrameSerializer.unpickle(pid["empty"], protocols)
-        sides = Sides(protocols)
-        if sides.is_local:
-            for part in pid["parts"]:
-                sides.path(part["file"])  # it is there
+        sides = HeldSides(protocols, [part["file"] for part in pid["parts"]])
         with needed("dask", "dataframe").config.set({"dataframe.convert-string": False}):  # as saved
-            return frame.from_map(_Reader(protocols), pid["parts"], meta=empty, divisions=pid["divisions"])
+            return frame.from_map(_Reader(protocols, sides), pid["parts"], meta=empty, divisions=pid["divisions"])
 
     @classmethod
     def remove(cls, pid: Any, protocols: Mapping[str, Any]) -> None:
         """Delete the files."""
         for part in (pid["empty"], *pid["parts"]):
             PandasFrameSerializer.remove(part, protocols)
+
+    @classmethod
+    def statistics(cls, pid: Any, protocols: Mapping[str, Any]) -> Statistics:
+        """Return what the footers of the files say of the columns."""
+        return _parquet.statistics([part["file"] for part in pid["parts"]], protocols)
 
 
 class _Writer:
@@ -99,10 +103,21 @@ class _Writer:
 
 
 class _Reader:
-    """Reads one partition, in any process."""
+    """Reads one partition: from files that are kept open, in another process by their paths."""
 
-    def __init__(self, protocols: Mapping[str, Any]) -> None:
+    def __init__(self, protocols: Mapping[str, Any], sides: Sides) -> None:
         self._protocols = protocols
+        self._sides = sides
 
     def __call__(self, part: Any) -> Any:
-        return PandasFrameSerializer.unpickle(part, self._protocols)
+        try:
+            return PandasFrameSerializer.read_from(self._sides, part)
+        except SideFileMissing as error:
+            raise SideFileMissing(f"{error}: {GONE}") from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self._protocols,)
+
+
+def _again(protocols: Mapping[str, Any]) -> _Reader:
+    return _Reader(protocols, Sides(protocols))

@@ -11,9 +11,10 @@ import io
 from collections.abc import Mapping
 from typing import Any, cast
 
+from functionfuse.serializers import _parquet
 from functionfuse.serializers._needed import TypeOf, needed
 from functionfuse.serializers._sides import Sides, damage
-from functionfuse.serializers.base import generate_name
+from functionfuse.serializers.base import Statistics, generate_name
 
 
 class _ParquetSerializer:
@@ -33,14 +34,24 @@ class _ParquetSerializer:
         """Write the table to a Parquet file of that name and return the pid; None if it does not fit."""
         if not cls._fits(obj):
             return None
-        with Sides(protocols).written(name) as file:
-            about = cls._write(obj, file)
+        try:
+            with Sides(protocols).written(name) as file:
+                about = cls._write(obj, file)
+        except (OSError, MemoryError):
+            raise
+        except Exception:  # a row after the first does not fit
+            return None
         return {"file": name, "checksum": file.checksum(), "about": about}
 
     @classmethod
     def unpickle(cls, pid: Any, protocols: Mapping[str, Any]) -> Any:
         """Read the table; all its bytes are checked first."""
-        data = Sides(protocols).checked(pid["file"], pid["checksum"])
+        return cls.read_from(Sides(protocols), pid)
+
+    @classmethod
+    def read_from(cls, sides: Sides, pid: Any) -> Any:
+        """Read the table from where the side files are."""
+        data = sides.checked(pid["file"], pid["checksum"])
         with damage(pid["file"], Exception):
             return cls._read(data, pid["about"])
 
@@ -48,6 +59,11 @@ class _ParquetSerializer:
     def remove(cls, pid: Any, protocols: Mapping[str, Any]) -> None:
         """Delete the file."""
         Sides(protocols).remove(pid["file"])
+
+    @classmethod
+    def statistics(cls, pid: Any, protocols: Mapping[str, Any]) -> Statistics:
+        """Return what the file's footer says of the columns."""
+        return _parquet.statistics([pid["file"]], protocols)
 
     @classmethod
     def _fits(cls, obj: Any) -> bool:
@@ -158,7 +174,7 @@ class PandasFrameSerializer(_ParquetSerializer):
 
     @classmethod
     def _fits(cls, obj: Any) -> bool:
-        return _has_plain_objects(obj) and super()._fits(obj)
+        return _has_plain_values(obj) and super()._fits(obj)
 
     @classmethod
     def _first(cls, obj: Any) -> Any:
@@ -183,21 +199,34 @@ class PandasFrameSerializer(_ParquetSerializer):
         return _structure(found) == _structure(wanted)
 
 
-def _has_plain_objects(frame: Any) -> bool:
-    is_object = needed("pandas", "pandas").api.types.is_object_dtype
+def _has_plain_values(frame: Any) -> bool:
+    """Tell whether Parquet would make no different values of a frame, or names of its index, the same."""
     columns = [frame.iloc[:, number] for number in range(frame.shape[1])]
     levels = [frame.index.get_level_values(number) for number in range(frame.index.nlevels)]
-    return all(_is_text(each) for each in (*columns, *levels) if is_object(each.dtype))
+    is_named = all(name is None or type(name) is str for name in frame.index.names)
+    return is_named and all(map(_is_plain, (*columns, *levels)))
 
 
-def _is_text(column: Any) -> bool:
-    """Tell whether a column of objects has strings alone: Parquet would make None and NaN, 1 and True the same."""
-    return needed("pandas", "pandas").api.types.infer_dtype(column, skipna=False) in ("string", "empty")
+def _is_plain(column: Any) -> bool:
+    pandas = needed("pandas", "pandas")
+    if pandas.api.types.is_object_dtype(column.dtype):  # None and NaN, 1 and True would be the same
+        return pandas.api.types.infer_dtype(column, skipna=False) in ("string", "empty")
+    if isinstance(column.dtype, (pandas.Float32Dtype, pandas.Float64Dtype)):  # NaN would be missing
+        values = column.to_numpy(column.dtype.numpy_dtype, na_value=0.0)
+        return bool((values == values).all())
+    return True
 
 
 def _frequency(index: Any) -> str | None:
+    """Return the name of an index's frequency; an error if the same index would not take it again."""
     frequency = getattr(index, "freq", None)
-    return None if frequency is None or index.dtype.kind == "O" else str(frequency.freqstr)
+    if frequency is None or index.dtype.kind == "O":
+        return None
+    name = str(frequency.freqstr)
+    again = index[:]
+    again.freq = None
+    again.freq = name
+    return name
 
 
 def _structure(frame: Any) -> list[Any]:
@@ -205,8 +234,9 @@ def _structure(frame: Any) -> list[Any]:
     index, columns = frame.index, frame.columns
     levels = [index.get_level_values(number) for number in range(index.nlevels)]
     return [
-        [type(index), index.names, [level.dtype for level in levels], _frequency(index)],
+        [type(index), index.names, [level.dtype for level in levels], getattr(index, "freq", None)],
         [type(columns), columns.names, columns.dtype, list(columns), [type(name) for name in columns]],
+        getattr(columns, "freq", None),
         [list(frame.dtypes), [repr(dtype) for dtype in frame.dtypes]],
         [frame.attrs, frame.flags.allows_duplicate_labels, frame.shape],
     ]
@@ -221,7 +251,14 @@ class PandasSeriesSerializer(_ParquetSerializer):
     @classmethod
     def _fits(cls, obj: Any) -> bool:
         is_plain = obj.name is None or type(obj.name) in (str, int)
-        return is_plain and _has_plain_objects(_as_frame(obj)) and super()._fits(obj)
+        return is_plain and _has_plain_values(_as_frame(obj)) and super()._fits(obj)
+
+    @classmethod
+    def statistics(cls, pid: Any, protocols: Mapping[str, Any]) -> Statistics:
+        """Return what the file's footer says of the series, and not of its index."""
+        rows, columns = super().statistics(pid, protocols)
+        name = _column(pid["about"][0])
+        return Statistics(rows, {name: columns[name]} if name in columns else {})
 
     @classmethod
     def _first(cls, obj: Any) -> Any:
@@ -242,7 +279,11 @@ class PandasSeriesSerializer(_ParquetSerializer):
 
 
 def _as_frame(series: Any) -> Any:
-    return series.to_frame(series.name if type(series.name) is str else "values")
+    return series.to_frame(_column(series.name))
+
+
+def _column(name: Any) -> str:
+    return name if type(name) is str else "values"
 
 
 # Polars

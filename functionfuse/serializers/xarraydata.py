@@ -126,8 +126,10 @@ def _read(pid: Mapping[str, Any], sides: Sides) -> Any:
     xarray = needed("xarray", "xarray")
     _groups.check(sides, pid["group"], pid)
     with damage(pid["group"], Exception):
-        dataset = xarray.open_zarr(_groups.store(sides, pid["group"], "xarray"), consolidated=False, chunks=None)
-        for name in list(dataset.variables):
+        store = _groups.store(sides, pid["group"], "xarray")
+        _groups.check_all(needed("zarr", "xarray").open_group(store, mode="r"), pid["group"])
+        dataset = xarray.open_zarr(store, consolidated=False, chunks=None)
+        for name in pid["arrays"]:  # not those that it found: of a folder that is being deleted, some
             dataset = _restored(dataset, name, pid)
     return dataset.drop_encoding()
 

@@ -36,7 +36,12 @@ class Catalogued(ABC):
     def catalog(self) -> Catalog:
         """The catalog of all results of this storage."""
         if self._catalog is None:
-            self._catalog = self._place.catalog(self._index)
+            from catalog import Catalog  # on use: saving and reading need none of it
+
+            place = self._place
+            self._catalog = Catalog(
+                place.root, must_exist=False, index=self._index, storage_options=place.storage_options
+            )
         return self._catalog
 
     def list_tasks(

@@ -15,11 +15,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from functionfuse.errors import SerializerNotRegistered, SideFileMissing, UnpicklableResult
 from functionfuse.serializers._defaults import Default
-from functionfuse.serializers.base import Serializer
+from functionfuse.serializers.base import Serializer, Statistics
 from functionfuse.storage._arrays import dispatch_table
 from functionfuse.storage._compression import Buffer
 from functionfuse.storage._planes import plane_width
@@ -104,10 +104,13 @@ class Dumped:
         What left the stream, in the order in which it needs it.
     serializers : tuple of str
         "pickle" or "cloudpickle", then the names of the registered serializers that took part.
+    root : tuple of (str, object), optional
+        The persistent id of the object itself, where a serializer took over all of it.
     """
 
     buffers: tuple[Buffer, ...]
     serializers: tuple[str, ...]
+    root: tuple[str, Any] | None = None
 
 
 _STREAM_ONLY = Dumped((), ("pickle",))
@@ -201,7 +204,8 @@ def _dump(
     pickler = _with_serializers(base)(sink, PROTOCOL, buffer_callback=keep_in_band)
     pickler.take(registry, protocols(), taken)
     _with_arrays(pickler).dump(obj)
-    return Dumped(tuple(buffers), (name, *sorted(pickler.used)))
+    _, root = taken.get(id(obj), (obj, None))
+    return Dumped(tuple(buffers), (name, *sorted(pickler.used)), root)
 
 
 def _with_arrays(pickler: Any) -> Any:
@@ -307,6 +311,15 @@ class _SerializedUnpickler(pickle.Unpickler):
             except FileNotFoundError as error:
                 raise SideFileMissing(f"the serializer {name!r} does not find its side file: {error}") from error
         return self._known[key]
+
+
+def statistics(root: tuple[str, Any] | None, registry: Registry, protocols: Mapping[str, Any]) -> Statistics | None:
+    """Return what the files of an object say of it, where a serializer took it over and can tell; None otherwise."""
+    if root is None:
+        return None
+    name, pid = root
+    tell = getattr(registry.named(name), "statistics", None)
+    return None if tell is None else cast(Statistics, tell(pid, protocols))
 
 
 def persistent_ids(stream: memoryview, buffers: Iterable[memoryview]) -> list[Any]:

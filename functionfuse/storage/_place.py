@@ -11,10 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
-
-if TYPE_CHECKING:
-    from catalog import Catalog
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -110,13 +107,12 @@ class Place(ABC):
     ----------
     root : str
         A path or URL, as it is shown.
+    storage_options : mapping or None
+        What else the catalog needs to reach it.
     """
 
     root: str
-
-    @abstractmethod
-    def catalog(self, index: Literal["storage", "private"]) -> Catalog:
-        """Return the catalog of what is there."""
+    storage_options: Mapping[str, Any] | None = None
 
     @abstractmethod
     def make_room(self, folder: str) -> None:

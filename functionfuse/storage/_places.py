@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any
 
 from catalog.errors import NewerFormat
 from catalog.identity import ensure_identity
@@ -20,9 +20,6 @@ from functionfuse.serializers.base import FILE_PROTOCOL
 from functionfuse.storage._memory import mapped, read_all
 from functionfuse.storage._place import Change, Place
 from functionfuse.storage._sync import sync_path, sync_tree
-
-if TYPE_CHECKING:
-    from catalog import Catalog
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_CLOEXEC
@@ -68,12 +65,6 @@ class LocalPlace(Place):
         except OSError as error:
             message = f"{self.root} cannot be written ({error.strerror or error}): choose another path"
             raise StorageUnusable(error.errno, message) from error
-
-    def catalog(self, index: Literal["storage", "private"]) -> Catalog:
-        """Return the catalog of what is there."""
-        from catalog import Catalog  # on use: saving and reading need none of it
-
-        return Catalog(self.root, must_exist=False, index=index)
 
     def commit(self, change: Change) -> None:
         """Tell the journal of a change, and do it; no other event of this process is told in between."""

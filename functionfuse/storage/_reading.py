@@ -6,7 +6,7 @@ import logging
 from typing import Any, NamedTuple
 
 from catalog.record import Footer
-from functionfuse.errors import SideFileMissing, TaskNotFound
+from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _blob, _codec
 from functionfuse.storage._options import Options
 from functionfuse.storage._place import Place
@@ -35,7 +35,7 @@ def restore(place: Place, registry: _codec.Registry, options: Options, folder: s
         blob = _blob.read_blob(_loaded(place, folder, file, options.mmap), options.verify)
         try:
             return Restored(_load(place, registry, blob, folder), blob.footer)
-        except SideFileMissing as error:
+        except Exception as error:  # whatever a serializer says of files that vanish while it reads them
             if _unchanged(place, folder, file, blob):
                 raise
             _log.debug("task %r was overwritten while it was read, which ended in: %s", file, error)

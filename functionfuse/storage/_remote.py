@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from catalog.errors import NewerFormat
 from catalog.identity import IDENTITY_FILE, identity_in, new_identity
@@ -21,9 +21,6 @@ from functionfuse.serializers.base import S3_PROTOCOL
 from functionfuse.storage._ahead import Ahead
 from functionfuse.storage._memory import anonymous
 from functionfuse.storage._place import Change, Place
-
-if TYPE_CHECKING:
-    from catalog import Catalog
 
 T = TypeVar("T")
 
@@ -47,8 +44,14 @@ class RemotePlace(Place):
         Where.
     """
 
+    @classmethod
+    def at(cls, url: str, options: Mapping[str, Any] | None) -> RemotePlace:
+        """Return the place under a URL, which is reached by a file system with these keyword arguments."""
+        return cls(Location.of(url, options))
+
     def __init__(self, location: Location) -> None:
         self.root = location.url
+        self.storage_options = location.options
         self._location = location
         self._ahead: tuple[Ahead, ...] = ()
 
@@ -58,13 +61,6 @@ class RemotePlace(Place):
     @property
     def _journal(self) -> RemoteJournal:
         return journal_at(self._location)
-
-    def catalog(self, index: Literal["storage", "private"]) -> Catalog:
-        """Return the catalog of what is there."""
-        from catalog import Catalog
-
-        options = self._location.options
-        return Catalog(self.root, must_exist=False, index=index, storage_options=options)
 
     # Writing
 
@@ -109,7 +105,8 @@ class RemotePlace(Place):
             change.after()
             return again
 
-        return Deed(change.line, act, change.undo, "/".join(change.at), change.size)
+        held = change.size if change.size <= _LARGEST_PUT else 0  # of a larger one, all but the end is sent
+        return Deed(change.line, act, change.undo, "/".join(change.at), held)
 
     def check(self) -> None:
         """Raise what went wrong with what was handed over."""
@@ -204,6 +201,8 @@ class RemotePlace(Place):
 
         for _ in pool.each(fetch, range(0, rest, _SPAN)):
             pass
+        if not bucket.tells_changes and bucket.tail(key, 1).tag != tail.tag:
+            raise Changed
         return memory
 
     def files(self, folder: str) -> list[str]:

@@ -40,11 +40,9 @@ class Present:
 
 def present(place: Place, folder: str, file: str) -> Present | None:
     """Return what is stored in a file, or None; what is damaged counts with what is known of it."""
-    if not place.exists(folder, file):
-        return None
     try:
         source = place.open(folder, file)
-    except FileNotFoundError:  # removed since
+    except (FileNotFoundError, NotADirectoryError):
         return None
     with source:
         footer = _blob.peek_footer(source)

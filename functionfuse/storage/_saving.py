@@ -61,7 +61,7 @@ def keep(target: Target, obj: Any, origin: str, commit: Callable[[Change], None]
     place = target.place
     present = None if target.is_new else _removal.present(place, *target.at)
     blob_id = ids.new_id(present.blob_id if present else None)
-    fields = [f'"blob_id":"{blob_id}",{target.names}', describe(obj)]
+    fields = [f'"blob_id":"{blob_id}",{target.names}']
     if present:
         fields.append(record.fragment(replaces=present.blob_id))
     if origin:
@@ -86,6 +86,7 @@ def keep(target: Target, obj: Any, origin: str, commit: Callable[[Change], None]
 def _write(writer: BlobWriter, registry: _codec.Registry, options: Options, obj: Any, fields: list[str]) -> str:
     """Write all of a blob and return the line that tells of it."""
     dumped = _codec.dump(obj, writer, registry, lambda: writer.side.protocols)
+    fields.append(describe(obj, lambda: _codec.statistics(dumped.root, registry, writer.side.protocols)))
     layout = f",{writer.write_buffers(dumped.buffers, options.packing)}" if dumped.buffers else ""
     plain = not layout and len(dumped.serializers) == 1
     checksum = writer.checksum()
@@ -94,8 +95,9 @@ def _write(writer: BlobWriter, registry: _codec.Registry, options: Options, obj:
     if dumped.serializers == ("pickle",):
         fields.append(_SERIALIZERS)
     else:
-        sides = [{"name": names.to_text(name), "size": size} for name, size in writer.side.files()]
-        side_size = sum(size for _, size in writer.side.files())
+        files = writer.side.files()
+        sides = [{"name": names.to_text(name), "size": size} for name, size in files]
+        side_size = sum(size for _, size in files)
         fields.append(record.fragment(serializers=dumped.serializers, side_files=sides))
     fields.append(record.machine_fields())
     text = ",".join(fields)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Literal
 
@@ -32,8 +33,11 @@ new_id = ids.new_id
 quote = record.quote
 
 #: What workflow backends call; tab completion is for those who keep and look for results.
-_FOR_BACKENDS = frozenset({"ahead", "flush", "footer", "keep", "note", "restore", "stored"})
+_FOR_BACKENDS = frozenset(
+    {"ahead", "flush", "footer", "footers", "keep", "kept", "note", "restore", "routed", "stored"}
+)
 _USUAL = Options()
+_READERS = 8  # threads that look at blobs: where each look is a question to a server, one after the other takes long
 
 
 class Storage(Catalogued):
@@ -80,6 +84,11 @@ class Storage(Catalogued):
         self._registry = _codec.Registry()
         super().__init__(index)
         self.always_read = False
+
+    @property
+    def routed(self) -> Any:
+        """What saves and reads on another machine, for workflows on Ray; None where workers reach the bytes."""
+        return None
 
     # Saving
 
@@ -173,6 +182,25 @@ class Storage(Catalogued):
         self._place.wait()
         self._place.check()
 
+    def kept(self, workflow_name: str, task_name: str, origin: str) -> record.Footer | None:
+        """Return what an earlier attempt to keep a result has left: a worker died after its save, and is begun again.
+
+        Parameters
+        ----------
+        workflow_name, task_name, origin
+            As for `keep`.
+
+        Returns
+        -------
+        Footer or None
+            That of the stored result if it has this origin, which names its run.
+        """
+        with suppress(TaskNotFound):
+            footer = self.footer(workflow_name, task_name) if origin else None
+            if footer is not None and origin.encode("ascii") in footer.text:
+                return footer
+        return None
+
     # Reading
 
     def read_task(self, workflow_name: str, task_name: str) -> Any:
@@ -243,6 +271,29 @@ class Storage(Catalogued):
             return _reading.footer_at(self._place, *self._find(workflow_name, task_name))
         except (StorageError, OSError) as error:
             raise named(error, workflow_name, task_name) from error
+
+    def footers(self, workflow_name: str, task_names: Sequence[str]) -> list[record.Footer | None]:
+        """Return what the blobs of stored results say of themselves, several at a time; None for those that are gone.
+
+        Parameters
+        ----------
+        workflow_name, task_names
+            The workflow, and its tasks.
+
+        Returns
+        -------
+        list of (Footer or None)
+            As `footer` returns them.
+        """
+
+        def footer_of(task_name: str) -> record.Footer | None:
+            try:
+                return self.footer(workflow_name, task_name)
+            except TaskNotFound:
+                return None
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            return list(pool.map(footer_of, task_names))
 
     def file_exists(self, workflow_name: str, task_name: str) -> bool:
         """Tell whether a result is stored under these names."""

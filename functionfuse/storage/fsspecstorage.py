@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from catalog.remote.location import Location, is_remote
 from functionfuse.errors import InvalidConfiguration
 from functionfuse.storage._options import Compression, checked_options
 from functionfuse.storage._remote import RemotePlace
@@ -46,9 +45,9 @@ class FsspecStorage(Storage):
         verify: Literal["always", "never"] = "always",
         compression: Compression = "auto",
     ) -> None:
-        if not is_remote(url) or not url.partition("://")[2].strip("/"):
+        if not isinstance(url, str) or not url.partition("://")[2].strip("/"):
             raise InvalidConfiguration(f"the url of a storage is such as 'gs://bucket/prefix', not {url!r}")
         if storage_options is not None and not isinstance(storage_options, Mapping):
             raise InvalidConfiguration(f"the option 'storage_options' is a dictionary, not {storage_options!r}")
         options = checked_options(mmap=True, verify=verify, compression=compression, fsync=False)
-        super().__init__(RemotePlace(Location.of(url, storage_options)), "private", options)
+        super().__init__(RemotePlace.at(url, storage_options), "private", options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from catalog.remote.location import Location
 from functionfuse.errors import InvalidConfiguration
 from functionfuse.storage._options import Compression, checked_options
 from functionfuse.storage._remote import RemotePlace
@@ -51,4 +50,4 @@ class S3FileStorage(Storage):
         if s3fs is not None and not isinstance(s3fs, Mapping):
             raise InvalidConfiguration(f"the option 's3fs' is a dictionary of arguments of S3FileSystem, not {s3fs!r}")
         options = checked_options(mmap=True, verify=verify, compression=compression, fsync=False)
-        super().__init__(RemotePlace(Location.of(f"s3://{place.strip('/')}", s3fs)), "private", options)
+        super().__init__(RemotePlace.at(f"s3://{place.strip('/')}", s3fs), "private", options)

@@ -14,6 +14,7 @@ _KINDS = {
     "file": ("functionfuse.storage.filestorage", "FileStorage"),
     "S3": ("functionfuse.storage.s3storage", "S3FileStorage"),
     "fsspec": ("functionfuse.storage.fsspecstorage", "FsspecStorage"),
+    "ray": ("functionfuse.storage.rayfilestorage", "FileStorage"),
 }
 
 
@@ -24,9 +25,10 @@ def storage_factory(config: Mapping[str, Any]) -> Storage:
     ----------
     config : mapping
         ``{"kind": K, "options": {...}}``. Kind ``"file"`` takes the options of `FileStorage`: ``path``, a folder, and
-        ``index``, ``mmap``, ``verify``, ``compression``, ``fsync``. Kind ``"S3"`` takes those of `S3FileStorage`:
-        ``path``, a bucket and prefix, ``s3fs``, ``verify``, ``compression``; kind ``"fsspec"`` those of
-        `FsspecStorage`: ``url``, ``storage_options``, ``verify``, ``compression``.
+        ``index``, ``mmap``, ``verify``, ``compression``, ``fsync``. Kind ``"ray"`` takes those of
+        `rayfilestorage.FileStorage`: ``path``, ``remoteArgs``, ``rayInitArgs``. Kind ``"S3"`` takes those of
+        `S3FileStorage`: ``path``, a bucket and prefix, ``s3fs``, ``verify``, ``compression``. Kind ``"fsspec"`` takes
+        those of `FsspecStorage`: ``url``, ``storage_options``, ``verify``, ``compression``.
 
     Returns
     -------

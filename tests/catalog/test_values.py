@@ -265,10 +265,12 @@ def test_a_data_frame_is_summarised() -> None:
 
 
 def test_a_frame_with_a_thousand_columns() -> None:
-    """The summary of a table whose columns do not fit into 4 KiB is left out, and that of its values too."""
+    """Of a table whose columns do not fit into 4 KiB, shape and size are told, and its values are not."""
     pandas = pytest.importorskip("pandas")
-    found = described(pandas.DataFrame({f"a long name {number}": [0] for number in range(1000)}))
-    assert (found["summary"], found["value"]) == (None, None)
+    frame = pandas.DataFrame({f"a long name {number}": [0] for number in range(1000)})
+    found = described(frame)
+    expected = {"shape": [1, 1000], "bytes": int(frame.memory_usage().sum())}
+    assert (found["summary"], found["value"]) == (expected, None)
     assert found["type"].endswith("DataFrame")
 
 

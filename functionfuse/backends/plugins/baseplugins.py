@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import random
+import sys
 from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
 
 
 class Plugin:
@@ -33,7 +36,7 @@ class InitializerPlugin(Plugin):
     """
 
     def __init__(self, func: Callable[[], object]) -> None:
-        self.func = func
+        self.func = _as_named(func)
 
     def remote_initialize(self) -> Callable[[], object]:
         """Return the function."""
@@ -69,7 +72,7 @@ class RandomStatePlugin(Plugin):
         self.min = min
         self.max = max
         self.seed = seed
-        self.seed_func = seed_func
+        self.seed_func = _as_named(seed_func)
         self._random = random.Random(seed)
         self._drawn: int | None = None
 
@@ -107,6 +110,31 @@ class PluginCollection(Plugin):
 
 
 # Functions of the module, since what runs in the worker must pickle.
+
+
+class _Named:
+    """Calls what a module has under a name, in the process that it comes to."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module = module
+        self.name = name
+
+    def __call__(self, *arguments: Any) -> Any:
+        return getattr(import_module(self.module), self.name)(*arguments)
+
+
+def _as_named(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `func`, by its name where it is a module's method of a hidden object, as `random.seed` is.
+
+    Pickle and copy would take a copy of the object along, and the worker's own random numbers would go unseeded.
+    """
+    owner = getattr(func, "__self__", None)
+    name = getattr(func, "__name__", "")
+    for module in (getattr(func, "__module__", None), type(owner).__module__):
+        found = sys.modules.get(module or "")
+        if owner is not None and found is not None and owner is not found and getattr(found, name, None) == func:
+            return _Named(found.__name__, name)
+    return func
 
 
 def _do_nothing() -> None:

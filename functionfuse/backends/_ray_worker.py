@@ -1,0 +1,309 @@
+"""What runs on Ray's workers: one node, with its arguments at hand, read, or come from other nodes.
+
+A worker waits for nothing: results of other nodes arrive as arguments of the
+task, which Ray starts when they are there.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import operator
+import os
+import pickle
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from functionfuse._arguments import Reference, substitute
+from functionfuse._ray import Blamed, module
+from functionfuse.storage.base import Storage
+
+#: Seconds that a small node takes at most: the median of its function's last calls.
+SMALL = 5e-3
+#: Bytes from which something is large: it is put into Ray's store by itself.
+LARGE = 1 << 16
+
+#: The keys of an item, one after the other; none for the whole result.
+Keys = tuple[Any, ...]
+
+#: Where a worker has a result from: the number of an argument of the task; of an item, by its keys; the name of a
+#: stored result; None for the actor's own object.
+Source = int | dict[Keys, int] | str | None
+
+
+class Slot(Reference):
+    """Stands in arguments for a result that the worker has, gets or reads.
+
+    Parameters
+    ----------
+    place : int
+        Which of the call's sources it comes from.
+    keys : tuple
+        What to index it by.
+    """
+
+    __slots__ = ("keys", "place")
+
+    def __init__(self, place: int, keys: Keys = ()) -> None:
+        self.place = place
+        self.keys = keys
+
+    def __getitem__(self, key: Any) -> Slot:
+        return Slot(self.place, (*self.keys, key))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Slot, (self.place, self.keys)
+
+    def _value(self, result_of: Callable[[Any], Any]) -> Any:
+        return result_of(self)
+
+
+class Session(NamedTuple):
+    """What all nodes of a run share.
+
+    Attributes
+    ----------
+    workflow : str
+        The workflow's name.
+    run_id : str
+        The run's id.
+    storage : Storage or None
+        Where workers read and save; None if they do not.
+    """
+
+    workflow: str
+    run_id: str
+    storage: Storage | None
+
+
+class Call(NamedTuple):
+    """What one node needs.
+
+    Attributes
+    ----------
+    node : str
+        Its name.
+    function : int
+        Which of the task's values is the function, pickled.
+    args, kwargs : tuple, dict
+        The arguments, with a `Slot` for every result of another node.
+    sources : list of Source
+        Where these come from.
+    origin : str or None
+        What a record says of where the result comes from; None if the worker does not save it.
+    prepare : callable or None
+        A plugin's part.
+    returns : tuple of Keys
+        What of the result other nodes need.
+    """
+
+    node: str
+    function: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    sources: list[Source]
+    origin: str | None
+    prepare: Callable[[], object] | None
+    returns: tuple[Keys, ...]
+
+
+class Made(NamedTuple):
+    """What a worker tells of a node that it computed.
+
+    Attributes
+    ----------
+    blob_id : str or None
+        The blob that it saved.
+    fields : str
+        What it adds to the record, if it has not saved it: how long it took, and where.
+    seconds : float
+        How long the worker was at it; infinite where what it returned is large, and no company for others.
+    """
+
+    blob_id: str | None
+    fields: str = ""
+    seconds: float = 0.0
+
+
+class Broken(NamedTuple):
+    """An item that the result does not have; the error is for the node that wants it."""
+
+    error: Exception
+
+
+def compute(session: bytes, calls: list[Call], *values: Any) -> Any:
+    """Run functions' nodes, one after the other, and return what was made, followed by what other nodes need.
+
+    Parameters
+    ----------
+    session : bytes
+        A `Session`, pickled.
+    calls : list of Call
+        What to call; several where they are small.
+    *values : object
+        What the calls number: functions, pickled, and results.
+
+    Returns
+    -------
+    list of Made, or tuple
+        What was made, alone or with what is wanted of the results.
+    """
+    shared: Session = unpacked(session)
+    told: list[Made] = []
+    wanted: list[Any] = []
+    for call in calls:
+        value, made = _blamed(shared, call, values) if len(calls) > 1 else _computed(shared, call, values)
+        told.append(made)
+        wanted += _wanted(call, value)
+    return _answer(told, wanted)
+
+
+class Instance:
+    """The object that a class's node makes; an actor."""
+
+    def __init__(self) -> None:
+        self._object: Any = None
+
+    def construct(self, session: bytes, calls: list[Call], *values: Any) -> Any:
+        """Make the object."""
+        self._object, made = _made(unpacked(session), calls[0], values, None)
+        return [made]
+
+    def call(self, session: bytes, calls: list[Call], *values: Any) -> Any:
+        """Call a method of it."""
+        value, made = _made(unpacked(session), calls[0], values, self._object)
+        return _answer([made], _wanted(calls[0], value))
+
+    def itself(self) -> Any:
+        """Return the object as it is now: a copy, wherever it goes."""
+        return self._object
+
+
+@functools.lru_cache(maxsize=256)
+def unpacked(data: bytes) -> Any:
+    """Return what was pickled, the same object for the same bytes: most nodes of a worker share it."""
+    return module().cloudpickle.loads(data)
+
+
+def _blamed(session: Session, call: Call, values: Any) -> tuple[Any, Made]:
+    """Compute one node of several, and say which one failed."""
+    try:
+        return _computed(session, call, values)
+    except Blamed:
+        raise
+    except Exception as error:
+        raise Blamed(call.node, error) from error
+
+
+def _computed(session: Session, call: Call, values: Any) -> tuple[Any, Made]:
+    """Compute one node, unless an earlier attempt of this run has: Ray begins again what a dead worker or node lost."""
+    storage = session.storage
+    if storage is not None and call.origin is not None:
+        footer = storage.kept(session.workflow, call.node, call.origin)
+        if footer is not None:
+            return storage.read_task(session.workflow, call.node) if call.returns else None, Made(footer.blob_id)
+    return _made(session, call, values, None)
+
+
+def _made(session: Session, call: Call, values: Any, own: Any) -> tuple[Any, Made]:
+    began = time.perf_counter()
+    if call.prepare is not None:
+        call.prepare()
+    resolve = _Resolver(session, call.sources, values, own)
+    args = substitute(call.args, resolve)
+    kwargs = substitute(call.kwargs, resolve)
+    value, fields = _called(unpacked(values[call.function]), args, kwargs)
+    blob_id = None
+    if call.origin is not None:
+        assert session.storage is not None
+        blob_id = session.storage.keep(session.workflow, call.node, value, f"{call.origin},{fields}")
+        if session.storage.always_read:
+            value = session.storage.read_task(session.workflow, call.node)
+    seconds = time.perf_counter() - began
+    if call.returns and seconds < SMALL and is_large(value):
+        seconds = math.inf
+    return value, Made(blob_id, "" if blob_id else fields, seconds)
+
+
+def is_large(value: Any) -> bool:
+    """Tell whether a value's pickle is large; what plain pickle refuses counts as small."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        size = len(pickle.dumps(value, 5, buffer_callback=buffers.append))
+    except Exception:  # cloudpickle may do better
+        return False
+    return size + sum(buffer.raw().nbytes for buffer in buffers) > LARGE
+
+
+def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str]:
+    began = time.perf_counter()
+    try:
+        value = function(*args, **kwargs)
+    except SystemExit as error:  # it would end the worker, and Ray would begin the node again
+        raise RuntimeError(f"the node wanted to end its process: sys.exit({error.code!r})") from error
+    return value, f'"duration":{time.perf_counter() - began:.9f},{_where()}'
+
+
+def _wanted(call: Call, value: Any) -> list[Any]:
+    return [_item(value, keys) for keys in call.returns]
+
+
+def _answer(told: list[Made], wanted: list[Any]) -> Any:
+    return (told, *wanted) if wanted else told
+
+
+def _item(value: Any, keys: Keys) -> Any:
+    try:
+        return functools.reduce(operator.getitem, keys, value)
+    except Exception as error:
+        return Broken(error)
+
+
+class _Resolver:
+    """Puts results in the place of slots."""
+
+    def __init__(self, session: Session, sources: list[Source], values: Any, own: Any) -> None:
+        self._session = session
+        self._sources = sources
+        self._values = values
+        self._own = own
+        self._read: dict[str, Any] = {}
+
+    def __call__(self, slot: Any) -> Any:
+        source = self._sources[slot.place]
+        if isinstance(source, dict):
+            return _sound(self._values[source[slot.keys]])
+        return functools.reduce(operator.getitem, slot.keys, self._whole(source))
+
+    def _whole(self, source: int | str | None) -> Any:
+        if source is None:
+            return self._own
+        if isinstance(source, int):
+            return self._values[source]
+        if source not in self._read:
+            self._read[source] = read(self._session, source)
+        return self._read[source]
+
+
+def _sound(value: Any) -> Any:
+    if type(value) is Broken:
+        raise value.error
+    return value
+
+
+def read(session: Session, name: str) -> Any:
+    """Return a stored result; an error is blamed on its node."""
+    assert session.storage is not None
+    try:
+        return session.storage.read_task(session.workflow, name)
+    except Exception as error:
+        raise Blamed(name, error) from error
+
+
+@functools.lru_cache(maxsize=1)
+def _where() -> str:
+    context = module().get_runtime_context()
+    where = {"ray_node": context.get_node_id(), "host": os.uname().nodename, "pid": os.getpid()}
+    return f'"details":{json.dumps(where, separators=(",", ":"))}'
