@@ -491,7 +491,7 @@ class Catalog:
     def _overview(self, title: str) -> str | None:
         from catalog.overview import overview  # on use: only notebooks ask
 
-        return overview(title, self.path, self._index)
+        return overview(title, self._folder, self._index)
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name[0] != "_"]

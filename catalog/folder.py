@@ -117,6 +117,10 @@ class Folder(ABC):
     def identity(self) -> str:
         """Return what tells this storage from any other."""
 
+    def known_identity(self) -> str | None:
+        """Return the identity, if this process knows it without looking."""
+        return None
+
     @abstractmethod
     def real_root(self) -> str:
         """Return where it is, the same however that was written."""
