@@ -7,6 +7,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
@@ -204,6 +205,30 @@ class Folder(ABC):
     @abstractmethod
     def files(self, folder: str) -> list[str]:
         """Return the names of the files in a workflow's folder that can be results."""
+
+    @abstractmethod
+    def fetched(self, folder: str, names: Sequence[str]) -> AbstractContextManager[list[str]]:
+        """Have files below a folder on this machine, for the time of a block.
+
+        Parameters
+        ----------
+        folder : str
+            Relative to the storage.
+        names : sequence of str
+            Relative to that folder, with no step upwards.
+
+        Returns
+        -------
+        context manager of list of str
+            Their paths, in the same order.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        Unreadable
+            If it lies elsewhere, since it is a link.
+        """
 
     def id_at(self, folder: str, file: str) -> str | None:
         """Return the id of the blob in a file; None if there is none that can be read."""

@@ -121,9 +121,9 @@ class Index:
         """
         box.start()
         box.check(query)
-        query, tables = results.resolved(query, self._folder.root)
-        box.check(query)
-        return self._answered(lambda path: box.run(path, query, parameters, limits, tables), _Use.BOXED)
+        with results.resolved(query, self._folder) as (resolved, tables):
+            box.check(resolved)
+            return self._answered(lambda path: box.run(path, resolved, parameters, limits, tables), _Use.BOXED)
 
     def ask(self, question: Question) -> pa.Table:
         """Return the rows of a question of our own; raises as `question` does."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
 from catalog.compact import Compaction
@@ -153,6 +153,18 @@ class LocalFolder(Folder):
             raise Unreadable from error
         finally:
             os.close(handle)
+
+    @contextmanager
+    def fetched(self, folder: str, names: Sequence[str]) -> Iterator[list[str]]:
+        """Yield the paths of files below a folder, none of which is a link."""
+        top = f"{self.root}/{folder}"
+        paths = [f"{top}/{name}" for name in names]
+        for path in paths:
+            if os.path.realpath(path) != f"{os.path.realpath(top)}{path[len(top) :]}":
+                raise Unreadable
+            if not os.path.isfile(path):
+                raise FileNotFoundError(path)
+        yield paths
 
     def upkeep(self) -> Upkeep:
         """Return what verifies and repairs the folder."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from catalog.errors import NewerFormat, Refused
@@ -189,6 +190,12 @@ class RemoteFolder(Folder):
         if len(items) < 2:
             return super().each(look, items)
         return list(pool.each(lambda item: attempt(look, item), items))
+
+    def fetched(self, folder: str, names: Sequence[str]) -> AbstractContextManager[list[str]]:
+        """Have objects below a folder in a temporary folder of this machine."""
+        from catalog.remote.fetch import fetched
+
+        return fetched(self.location.bucket(), [f"{folder}/{name}" for name in names])
 
     def upkeep(self) -> Upkeep:
         """Return what verifies and repairs it."""
