@@ -140,7 +140,11 @@ class Fold:
     def _fold_file(self, name: str) -> None:
         with self._folder.open_compacted(name) as file:
             watermarks = dict(self._history.rows("SELECT name, position FROM segments"))
-            new = [each for each in compacted.segments(file) if each.position > watermarks.get(each.name, 0)]
+            segments = compacted.segments(file)
+            new = [each for each in segments if each.position > watermarks.get(each.name, 0)]
+            if self._folder.is_remote and self._history.doubts({each.name for each in segments}):
+                for table in compacted.tables(file):
+                    self._competing += self._history.confirm(table)
             for table in compacted.tables(file) if new else ():
                 self._history.batch_of_table(table)
                 growing = [] if self._folder.is_remote else [each.name for each in new]

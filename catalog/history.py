@@ -10,7 +10,7 @@ one segment) *compete*, and only the blob can tell which came true.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from catalog.lines import Part, registered
@@ -136,20 +136,21 @@ class History:
         return again + competing + self._update_pending(list(growing), list(opened))
 
     def _leave_new(self) -> list[tuple[str, str]]:
-        """Leave in the batch, once, what is not in the history; return the names of pending events that are true."""
+        """Leave in the batch, once, what is not in the history; return the names of what was told again."""
         again: list[tuple[str, str]] = []
         total, distinct, first, last = self.rows(
             "SELECT count(*), count(DISTINCT event_id), min(event_id)::VARCHAR, max(event_id)::VARCHAR FROM batch"
         )[0]
         if distinct < total:
+            if self._twice_is_true:
+                again += self.rows(_TOLD_TWICE)
             self.run("DELETE FROM batch WHERE rowid NOT IN (SELECT min(rowid) FROM batch GROUP BY event_id)")
         if self._newest is None:
             self._newest = self.rows("SELECT max(event_id)::VARCHAR FROM history")[0][0] or ""
         if total and first <= self._newest:  # as is rarely so: ids grow
             if self._twice_is_true:
-                again = self.rows("SELECT workflow, task FROM pending SEMI JOIN batch USING (event_id)")
-                if again:
-                    self.run("DELETE FROM pending WHERE event_id IN (SELECT event_id FROM batch)")
+                again += self.rows(_TOLD_AGAIN)
+                self.run("DELETE FROM pending WHERE event_id IN (SELECT event_id FROM batch)")
             self.run(
                 "DELETE FROM batch USING history WHERE history.event_id = batch.event_id AND history.event_id >= ?",
                 first,
@@ -168,6 +169,20 @@ class History:
         opened = {segment for (segment,) in self.rows("SELECT DISTINCT segment FROM pending")}
         closed = list(opened.intersection(segments))
         return self._settled(closed) if closed else []
+
+    def doubts(self, segments: Collection[str]) -> bool:
+        """Tell whether an event of these segments is pending."""
+        return not {segment for (segment,) in self.rows("SELECT DISTINCT segment FROM pending")}.isdisjoint(segments)
+
+    def confirm(self, table: pa.Table) -> list[tuple[str, str]]:
+        """Take the events in compacted rows to have come true; returns as `close` does."""
+        self._connection.register("compacted_rows", table)
+        seen = self.rows(
+            "SELECT workflow, task FROM pending WHERE event_id IN (SELECT event_id::UUID FROM compacted_rows)"
+        )
+        self.run("DELETE FROM pending WHERE event_id IN (SELECT event_id::UUID FROM compacted_rows)")
+        self._connection.unregister("compacted_rows")
+        return seen
 
     def _settled(self, segments: list[str]) -> list[tuple[str, str]]:
         seen = self.rows(
@@ -262,6 +277,16 @@ _SURVEY = """
            coalesce(bool_or(event IN ('pin', 'unpin')), false),
            list(DISTINCT workflow) FILTER (workflow IS NOT NULL)
     FROM (SELECT *, event IN ('save', 'remove') AS named FROM batch)
+"""
+
+_TOLD_TWICE = """
+    SELECT workflow, task FROM batch WHERE event IN ('save', 'remove')
+    GROUP BY workflow, task, event_id HAVING count(*) > 1
+"""
+
+_TOLD_AGAIN = """
+    SELECT workflow, task FROM batch WHERE event IN ('save', 'remove')
+    AND event_id IN (SELECT event_id FROM history WHERE event_id >= (SELECT min(event_id) FROM batch))
 """
 
 _NAMES = "CREATE OR REPLACE TEMP TABLE names AS SELECT unnest(?::VARCHAR[]) AS workflow, unnest(?::VARCHAR[]) AS task"

@@ -50,7 +50,8 @@ def settings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SETTINGS.items():
             patch.setenv(name, value)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))  # for the workers
+        found = (TESTS, TESTS.parent, TESTS.parent / "examples")  # by the workers
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, found)))
         yield
 
 

@@ -224,8 +224,8 @@ class Work:
         return int(self._storage.catalog.compact().segments)
 
     def forget(self) -> None:
-        """Delete its index."""
-        shutil.rmtree(os.environ["XDG_CACHE_HOME"])
+        """Delete its indexes, if it has any."""
+        shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 def shift_clock(seconds: float) -> None:

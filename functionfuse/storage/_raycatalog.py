@@ -14,7 +14,7 @@ from catalog.schema import SCHEMA_VERSION
 from functionfuse import _ray
 from functionfuse.errors import InfeasibleResources
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 _NAMESPACE = "functionfuse"
 _QUESTIONS = 4  # that are answered at once: a slow one holds nobody up
@@ -57,7 +57,7 @@ def received(answer: Any) -> Any:
     return relation(answer) if isinstance(answer, pa.Table) else answer
 
 
-def _at_the_desk(method: Method) -> Method:
+def _at_the_desk(method: _Method) -> _Method:
     @functools.wraps(method)
     def ask(self: RayCatalog, *args: Any, **kwargs: Any) -> Any:
         return self._ask(method.__name__, args, kwargs)

@@ -21,7 +21,7 @@ from functionfuse.storage._raycatalog import RayCatalog, received, sent
 from functionfuse.storage._translate import named
 from functionfuse.storage.base import Storage
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def on_disk(storage: bytes, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], *_: Any) -> Any:
@@ -65,7 +65,7 @@ def _unpacked(storage: bytes) -> Storage:
     return found
 
 
-def _there(method: Method) -> Method:
+def _there(method: _Method) -> _Method:
     @functools.wraps(method)
     def call(self: FileStorage, *args: Any, **kwargs: Any) -> Any:
         return self._call(method.__name__, args, kwargs)
