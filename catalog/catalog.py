@@ -107,6 +107,23 @@ class Catalog:
         """
         return cls(path, index=index, storage_options=storage_options)
 
+    def exists(self) -> bool:
+        """Tell whether there is a storage; makes nothing.
+
+        Returns
+        -------
+        bool
+            Whether there is a catalog, or results without one.
+
+        Raises
+        ------
+        CatalogUnusable
+            If the place cannot be reached.
+        """
+        from catalog.presence import is_storage
+
+        return is_storage(self._folder)
+
     def refresh(self) -> Refreshed:
         """Fold in what is new, as every question does, and tell what it was."""
         with self._index.question() as (_, refreshed):

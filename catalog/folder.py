@@ -111,6 +111,10 @@ class Folder(ABC):
         """Tell whether there is anything."""
 
     @abstractmethod
+    def has_catalog(self) -> bool:
+        """Tell whether there is a catalog: journal, index or identity."""
+
+    @abstractmethod
     def is_writable(self) -> bool:
         """Tell whether journal and index may be written by this user, as far as that is known."""
 

@@ -44,6 +44,10 @@ class LocalFolder(Folder):
         """Tell whether there is a folder."""
         return os.path.isdir(self.root)
 
+    def has_catalog(self) -> bool:
+        """Tell whether there is a catalog's folder."""
+        return os.path.isdir(f"{self.root}/{CATALOG_FOLDER}")
+
     def identity(self) -> str:
         """Return the storage's UUID, which it is given if it has none; its path where it cannot be written."""
         if self.is_writable():

@@ -72,6 +72,10 @@ class RemoteFolder(Folder):
         bucket = self.location.bucket()
         return bool(self._listing and self._listing.entries) or bool(bucket.listing("", deep=False).folders)
 
+    def has_catalog(self) -> bool:
+        """Tell whether there is something of the catalog's own."""
+        return bool((self._listing or self._list()).entries)
+
     def is_writable(self) -> bool:
         """Tell whether no write was refused yet."""
         return (os.getpid(), self.location) not in _read_only
