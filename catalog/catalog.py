@@ -107,6 +107,23 @@ class Catalog:
         """
         return cls(path, index=index, storage_options=storage_options)
 
+    def exists(self) -> bool:
+        """Tell whether there is a storage; makes nothing.
+
+        Returns
+        -------
+        bool
+            Whether there is a catalog, or results without one.
+
+        Raises
+        ------
+        CatalogUnusable
+            If the place cannot be reached.
+        """
+        from catalog.presence import is_storage
+
+        return is_storage(self._folder)
+
     def refresh(self) -> Refreshed:
         """Fold in what is new, as every question does, and tell what it was."""
         with self._index.question() as (_, refreshed):
@@ -480,7 +497,7 @@ class Catalog:
         """
         from catalog.check import verify
 
-        return verify(self.path, self._index, workflow, repair)
+        return verify(self._folder, self._index, workflow, repair)
 
     def __repr__(self) -> str:
         return f"Catalog({self.path!r})"
@@ -491,7 +508,7 @@ class Catalog:
     def _overview(self, title: str) -> str | None:
         from catalog.overview import overview  # on use: only notebooks ask
 
-        return overview(title, self.path, self._index)
+        return overview(title, self._folder, self._index)
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name[0] != "_"]

@@ -9,24 +9,26 @@ has seen that file and says otherwise: a finding. If not, it is looked at once m
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import product
 
 from catalog import sides
 from catalog.errors import InvalidQuestion
 from catalog.examine import Examined, examine
+from catalog.folder import Folder
 from catalog.index import Index
-from catalog.local import LocalFolder
 from catalog.names import candidates, decode, encode, from_text, to_text
 from catalog.repair import Repair
+from catalog.upkeep import Upkeep
 from catalog.verification import Finding, Row, Suspicion, Verification, report
 
 _ROUNDS = 5  # a name that changed as often within a verification is in use, and not damaged
 
 Place = tuple[str, str]
+Judge = Callable[[Place, "Examined | None"], "list[Suspicion]"]
 
 
 class Check:
@@ -34,49 +36,50 @@ class Check:
 
     Parameters
     ----------
-    root : str
-        The storage's folder.
+    folder : Folder
+        The storage.
     index : Index
         Its index.
     """
 
-    def __init__(self, root: str, index: Index) -> None:
-        self._root = root
+    def __init__(self, folder: Folder, index: Index) -> None:
         self._index = index
-        self._folder = LocalFolder(root)
+        self._folder = folder
+        self._upkeep = folder.upkeep()
         self._counts = {"workflows": 0, "results": 0, "side_files": 0, "size": 0}
 
     def run(self, pattern: str) -> tuple[dict[str, int], list[Suspicion]]:
         """Return what was looked at, and the confirmed suspicions, of the workflows that match a glob."""
         if not isinstance(pattern, str):
             raise InvalidQuestion(f"a pattern for workflows is a string such as 'fit_*', not {pattern!r}")
-        places = {name: at for name, at in self._places().items() if fnmatchcase(from_text(name), pattern)}
+        there, known = self._places()
+        places = {name: at for name, at in known.items() if fnmatchcase(from_text(name), pattern)}
+        self._counts["workflows"] = sum(not there.isdisjoint(folders) for folders in places.values())
         confirmed = [suspicion for name, folders in sorted(places.items()) for suspicion in self._check(name, folders)]
         return self._counts, confirmed
 
     def again(self, suspicions: list[Suspicion]) -> list[Suspicion]:
         """Return what is still suspicious at the places of earlier suspicions."""
-        places = self._places()
+        _, places = self._places()
         found: list[Suspicion] = []
         for workflow in sorted({to_text(each.finding.workflow) for each in suspicions}):
             paths = {each.at for each in suspicions if to_text(each.finding.workflow) == workflow}
             found += self._pass(workflow, places.get(workflow, []), paths)
         return found
 
-    def _places(self) -> dict[str, list[str]]:
-        """Return the folders of every workflow that there is, or was."""
+    def _places(self) -> tuple[set[str], dict[str, list[str]]]:
+        """Return the folders that there are, and those of every workflow that there is, or was."""
         with self._index.question() as (connection, _):
             rows = connection.execute("SELECT DISTINCT workflow FROM history WHERE workflow IS NOT NULL").fetchall()
         places = {name: list(candidates(from_text(name))) for (name,) in rows}
         known = {folder for folders in places.values() for folder in folders}
-        for folder, _ in self._folder.workflows():
-            if folder not in known:
-                name = decode(folder)
-                places.setdefault(to_text(folder if name is None else name), []).append(folder)
-        return places
+        there = {folder for folder, _ in self._folder.workflows()}
+        for folder in there - known:
+            name = decode(folder)
+            places.setdefault(to_text(folder if name is None else name), []).append(folder)
+        return there, places
 
     def _check(self, workflow: str, folders: list[str]) -> list[Suspicion]:
-        self._counts["workflows"] += any(os.path.isdir(f"{self._root}/{folder}") for folder in folders)
         suspected = set(self._pass(workflow, folders))
         confirmed: list[Suspicion] = []
         for _ in range(_ROUNDS):
@@ -89,27 +92,29 @@ class Check:
 
     def _pass(self, workflow: str, folders: list[str], only: set[str] | None = None) -> Iterator[Suspicion]:
         """Yield all that looks wrong in a workflow, or just at some places."""
-        side_folders = sides.entries(self._root, folders)  # first: who saves meanwhile is seen to declare his own
+        side_folders = sides.entries(self._upkeep, folders)  # first: who saves meanwhile is seen to declare his own
         rows, lost = self._ask(workflow)
         files = {(folder, file) for folder in folders for file in self._folder.files(folder)}
-        look = _Look(self._root, workflow, files, {row.blob_id for row in rows.values()} | set(lost.values()), set())
+        owners = {row.blob_id for row in rows.values()} | set(lost.values())
+        look = _Look(self._upkeep, workflow, files, side_folders, owners, set())
         at = {task: _place(folders, task, files) for task in (*rows, *lost)}
-        for task, row in rows.items():
-            if only is None or _path(*at[task]) in only:
-                yield from self._counted(look.listed(task, row, at[task]), look, only is None)
-        for task, blob_id in lost.items():
-            yield from self._counted(look.lost(task, Row(blob_id, None, None), at[task]), look, only is None)
-        for place in files - set(at.values()):
-            if only is None or _path(*place) in only:
-                yield from self._counted(look.unclaimed(place), look, only is None)
-        yield from look.orphans(side_folders)
+        judges: list[tuple[Place, Judge]] = [(at[task], partial(look.listed, task, row)) for task, row in rows.items()]
+        judges += [(at[task], partial(look.lost, task, Row(blob_id, None, None))) for task, blob_id in lost.items()]
+        judges += [(place, look.unclaimed) for place in files - set(at.values())]
+        if only is not None:
+            judges = [(place, judge) for place, judge in judges if _path(*place) in only]
+        looks = self._upkeep.map(lambda place: examine(self._upkeep, *place), [place for place, _ in judges])
+        for (place, judge), seen in zip(judges, looks, strict=True):
+            if only is None:
+                self._count(seen)
+            yield from judge(place, seen)
+        yield from look.orphans()
 
-    def _counted(self, suspicions: list[Suspicion], look: _Look, counts: bool) -> list[Suspicion]:
-        if counts and look.seen is not None and look.seen.kind != "stranger":
+    def _count(self, seen: Examined | None) -> None:
+        if seen is not None and seen.kind != "stranger":
             self._counts["results"] += 1
-            self._counts["size"] += look.seen.stamp[2]
-            self._counts["side_files"] += len(sides.declared(look.seen.record))
-        return suspicions
+            self._counts["size"] += seen.size
+            self._counts["side_files"] += len(sides.declared(seen.record))
 
     def _ask(self, workflow: str) -> tuple[dict[str, Row], dict[str, str]]:
         """Return what the catalog lists of a workflow, and ids of what should be there by its history."""
@@ -123,39 +128,38 @@ class Check:
 class _Look:
     """One look at the files of a workflow."""
 
-    root: str
+    upkeep: Upkeep
     workflow: str
     files: set[Place]
+    side_folders: set[Place]
     owners: set[str | None]  # ids of the blobs that side folders may belong to
     unknown: set[str]  # folders with results that cannot be read, so that nobody knows what they declare
-    seen: Examined | None = None
 
-    def listed(self, task: str, row: Row, at: Place) -> list[Suspicion]:
+    def listed(self, task: str, row: Row, at: Place, seen: Examined | None) -> list[Suspicion]:
         """Return what is wrong with a result that the catalog lists."""
-        seen = self._examine(at)
         if seen is None:
-            return [self.missing(task, row, at)]
+            return [self._missing(task, row, at)]
+        self._note(at, seen)
         kind, reason = _judge(row, seen)
-        found = [self._suspicion(kind, task, at, reason, row)] if kind else []
-        return found + self._side_faults(task, at, row)
+        found = [self._suspicion(kind, task, at, reason, seen, row)] if kind else []
+        return found + self._side_faults(task, at, seen, row)
 
-    def lost(self, task: str, row: Row, at: Place) -> list[Suspicion]:
+    def lost(self, task: str, row: Row, at: Place, seen: Examined | None) -> list[Suspicion]:
         """Return what is wrong with a result that the history knows, and the catalog does not list.
 
         It is gone; or it is damaged, and whoever removed it was killed on the way.
         """
         if at not in self.files:
-            self.seen = None
-            return [self.missing(task, row, at)]
-        found = self.unclaimed(at)
+            return [self._missing(task, row, at)]
+        found = self.unclaimed(at, seen)
         damaged = [replace(each, kind="damaged", row=row) for each in found if each.kind in ("damaged", "strangers")]
         return damaged or found
 
-    def unclaimed(self, at: Place) -> list[Suspicion]:
+    def unclaimed(self, at: Place, seen: Examined | None) -> list[Suspicion]:
         """Return what is wrong with a file that the catalog does not list."""
-        seen = self._examine(at)
         if seen is None:
             return []
+        self._note(at, seen)
         kind, reason = seen.kind, seen.reason
         task = None if kind == "stranger" else to_text(_name(at[1]))
         if task is not None and kind == "result":
@@ -164,38 +168,37 @@ class _Look:
             hidden = encode(from_text(task)) != at[1] and (at[0], encode(from_text(task))) in self.files
             kind = "strangers" if hidden else "unlisted"
             reason = "another file of this name hides it" if hidden else "the catalog does not list it"
-        return [self._suspicion(kind, task, at, reason), *self._side_faults(task, at, None)]
+        return [self._suspicion(kind, task, at, reason, seen), *self._side_faults(task, at, seen, None)]
 
-    def missing(self, task: str, row: Row, at: Place) -> Suspicion:
-        """Return the suspicion that a file is gone."""
-        return self._suspicion("missing", task, at, "it was saved and never removed, and its file is gone", row)
-
-    def orphans(self, folders: set[Place]) -> Iterator[Suspicion]:
+    def orphans(self) -> Iterator[Suspicion]:
         """Yield the side folders that belong to no result."""
-        for folder, blob_id in folders:
+        for folder, blob_id in self.side_folders:
             if folder not in self.unknown and blob_id not in self.owners:
                 path = sides.side_path(folder, blob_id)
                 yield self._side("orphans", None, path, "no result declares it", path)
 
-    def _examine(self, at: Place) -> Examined | None:
-        self.seen = examine(self.root, *at)
-        if self.seen is not None and self.seen.kind == "unchecked":
+    def _note(self, at: Place, seen: Examined) -> None:
+        if seen.kind == "unchecked":
             self.unknown.add(at[0])
-        return self.seen
 
-    def _suspicion(self, kind: str, task: str | None, at: Place, reason: str, row: Row | None = None) -> Suspicion:
+    def _missing(self, task: str, row: Row, at: Place) -> Suspicion:
+        return self._suspicion("missing", task, at, "it was saved and never removed, and its file is gone", None, row)
+
+    def _suspicion(
+        self, kind: str, task: str | None, at: Place, reason: str, seen: Examined | None, row: Row | None = None
+    ) -> Suspicion:
         path = _path(*at)
         finding = Finding(from_text(self.workflow), task and from_text(task), path, reason)
-        return Suspicion(_PLURALS.get(kind, kind), finding, path, row, self.seen.stamp if self.seen else None)
+        return Suspicion(_PLURALS.get(kind, kind), finding, path, row, seen.stamp if seen else None)
 
-    def _side_faults(self, task: str | None, at: Place, row: Row | None) -> list[Suspicion]:
-        if self.seen is None or self.seen.kind != "result":
+    def _side_faults(self, task: str | None, at: Place, seen: Examined, row: Row | None) -> list[Suspicion]:
+        if seen.kind != "result":
             return []
-        found = sides.faults(self.root, at[0], self.seen.record)
+        found = sides.faults(self.upkeep, at[0], seen.record, self.side_folders)
         return [self._side(kind, task, path, reason, _path(*at), row) for kind, path, reason in found]
 
     def _side(self, kind: str, task: str | None, path: str, reason: str, at: str, row: Row | None = None) -> Suspicion:
-        in_use = kind == "orphans" and not sides.is_quiet(f"{self.root}/{path}")
+        in_use = kind == "orphans" and not sides.is_quiet(self.upkeep, path)
         if in_use:
             reason += "; it changed within the last hour, so that a running save may own it"
         finding = Finding(from_text(self.workflow), task and from_text(task), path, reason, in_use)
@@ -255,13 +258,13 @@ _LOST = """
 """
 
 
-def verify(root: str, index: Index, pattern: str, repair: bool) -> Verification:
+def verify(folder: Folder, index: Index, pattern: str, repair: bool) -> Verification:
     """Hold blobs, side files and catalog against one another, and mend what can be mended if that is wanted.
 
     Parameters
     ----------
-    root : str
-        The storage's folder.
+    folder : Folder
+        The storage.
     index : Index
         Its index.
     pattern : str
@@ -274,10 +277,10 @@ def verify(root: str, index: Index, pattern: str, repair: bool) -> Verification:
     Verification
         What was found, and what was done.
     """
-    check = Check(root, index)
+    check = Check(folder, index)
     counts, suspicions = check.run(pattern)
     if repair and suspicions:
-        return report(counts, Repair(root, index, check.again).mend(suspicions), True)
+        return report(counts, Repair(folder.upkeep(), index, check.again).mend(suspicions), True)
     return report(counts, ((_REPORTED.get(each.kind, each.kind), each.finding) for each in suspicions), repair)
 
 

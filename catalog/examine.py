@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,14 +11,11 @@ from typing import Any, Protocol
 import xxhash
 
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
-from catalog.folder import OpenFile, Unreadable, found_in
+from catalog.folder import Unreadable, found_in
 from catalog.record import Footer, footer_from
+from catalog.upkeep import CannotBeRead, Stamp, Upkeep, Whole
 
-_READ = os.O_RDONLY | os.O_CLOEXEC
-_CHUNK = 1 << 20  # bytes that are in memory at once
 _SHA1_SIZE = 20
-
-Stamp = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -30,8 +26,10 @@ class Examined:
     ----------
     kind : str
         "result" (intact), "damaged", "unchecked", or "stranger": no result at all.
-    stamp : tuple of int
-        Device, inode, size and time of the last change: another one is another file.
+    stamp : tuple
+        What tells it from another file; empty if it could not be read.
+    size : int
+        Bytes.
     reason : str
         What is wrong.
     record : mapping
@@ -40,17 +38,18 @@ class Examined:
 
     kind: str
     stamp: Stamp
+    size: int = 0
     reason: str = ""
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
-def examine(root: str, folder: str, file: str) -> Examined | None:
+def examine(upkeep: Upkeep, folder: str, file: str) -> Examined | None:
     """Read a file to its end, a piece at a time.
 
     Parameters
     ----------
-    root : str
-        The storage's folder.
+    upkeep : Upkeep
+        The storage's.
     folder, file : str
         Which file.
 
@@ -59,61 +58,53 @@ def examine(root: str, folder: str, file: str) -> Examined | None:
     Examined or None
         None if there is no such file.
     """
-    path = f"{root}/{folder}/{file}"
     try:
-        handle = os.open(path, _READ)
-    except (FileNotFoundError, NotADirectoryError):
+        with upkeep.open(f"{folder}/{file}") as opened:
+            return _examine(opened, folder, file)
+    except FileNotFoundError:
         return None
-    except OSError as error:
-        return Examined("unchecked", (0, 0, 0, 0), f"it cannot be read: {error.strerror}")
+    except CannotBeRead as error:
+        return Examined("unchecked", (), reason=str(error))
+
+
+def _examine(opened: Whole, folder: str, file: str) -> Examined:
     try:
-        return _examine(handle, folder, file)
-    finally:
-        os.close(handle)
-
-
-def stamp_of(status: os.stat_result) -> Stamp:
-    """Return what tells one file from another."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _examine(handle: int, folder: str, file: str) -> Examined:
-    stamp = stamp_of(os.fstat(handle))
-    size = stamp[2]
-    try:
-        footer = footer_from(lambda count: os.pread(handle, count, max(0, size - count)), size)
-        fault = _fault_of_body(handle, footer)
-        return _judged(handle, folder, file, stamp, fault)
+        footer = footer_from(opened.tail, opened.size)
+        return _judged(opened, folder, file, _fault_of_body(opened, footer))
     except NotABlob:
-        return _examine_older(handle, folder, file, stamp)
+        return _examine_older(opened, folder, file)
     except DamagedFooter as error:
-        return Examined("damaged", stamp, str(error))
-    except (NewerFormat, OSError) as error:
-        return Examined("unchecked", stamp, str(error))
+        return _examined("damaged", opened, str(error))
+    except NewerFormat as error:
+        return _examined("unchecked", opened, str(error))
 
 
-def _judged(handle: int, folder: str, file: str, stamp: Stamp, fault: str) -> Examined:
+def _judged(opened: Whole, folder: str, file: str, fault: str) -> Examined:
     if fault:
-        return Examined("damaged", stamp, fault)
-    return Examined("result", stamp, record=json.loads(found_in(OpenFile(handle), folder, file).line))
+        return _examined("damaged", opened, fault)
+    return Examined("result", opened.stamp, opened.size, record=json.loads(found_in(opened, folder, file).line))
 
 
-def _fault_of_body(handle: int, footer: Footer) -> str:
+def _examined(kind: str, opened: Whole, reason: str) -> Examined:
+    return Examined(kind, opened.stamp, opened.size, reason)
+
+
+def _fault_of_body(opened: Whole, footer: Footer) -> str:
     checksum = xxhash.xxh3_128()
-    _feed(checksum, handle, footer.body_size)
+    _feed(checksum, opened, footer.body_size)
     return "" if checksum.digest() == footer.body_checksum else "the checksum of the body is wrong"
 
 
-def _examine_older(handle: int, folder: str, file: str, stamp: Stamp) -> Examined:
+def _examine_older(opened: Whole, folder: str, file: str) -> Examined:
     try:
-        found_in(OpenFile(handle), folder, file)
+        found_in(opened, folder, file)
     except Unreadable:
-        return Examined("stranger", stamp, "it is neither a blob nor a file of the older format")
+        return _examined("stranger", opened, "it is neither a blob nor a file of the older format")
     checksum = hashlib.sha1(usedforsecurity=False)
-    size = stamp[2] - _SHA1_SIZE
-    _feed(checksum, handle, size)
-    intact = checksum.digest() == os.pread(handle, _SHA1_SIZE, size)
-    return _judged(handle, folder, file, stamp, "" if intact else "the SHA-1 at its end is not that of the pickle")
+    size = opened.size - _SHA1_SIZE
+    _feed(checksum, opened, size)
+    intact = checksum.digest() == opened.read(size, _SHA1_SIZE)
+    return _judged(opened, folder, file, "" if intact else "the SHA-1 at its end is not that of the pickle")
 
 
 class _Hash(Protocol):
@@ -121,8 +112,8 @@ class _Hash(Protocol):
         """Take in more bytes."""
 
 
-def _feed(checksum: _Hash, handle: int, size: int) -> None:
+def _feed(checksum: _Hash, opened: Whole, size: int) -> None:
     position = 0
-    while position < size and (data := os.pread(handle, min(_CHUNK, size - position), position)):
+    while position < size and (data := opened.read(position, min(opened.piece, size - position))):
         checksum.update(data)
         position += len(data)

@@ -7,6 +7,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from catalog.compact import Compacted
+    from catalog.upkeep import Upkeep
 
 #: What a compacted part of the journal ends in.
 COMPACTED_SUFFIX = ".parquet"
@@ -109,12 +111,20 @@ class Folder(ABC):
         """Tell whether there is anything."""
 
     @abstractmethod
+    def has_catalog(self) -> bool:
+        """Tell whether there is a catalog: journal, index or identity."""
+
+    @abstractmethod
     def is_writable(self) -> bool:
         """Tell whether journal and index may be written by this user, as far as that is known."""
 
     @abstractmethod
     def identity(self) -> str:
         """Return what tells this storage from any other."""
+
+    def known_identity(self) -> str | None:
+        """Return the identity, if this process knows it without looking."""
+        return None
 
     @abstractmethod
     def real_root(self) -> str:
@@ -189,12 +199,40 @@ class Folder(ABC):
         return [attempt(look, item) for item in items]
 
     @abstractmethod
+    def upkeep(self) -> Upkeep:
+        """Return what verifies and repairs the storage."""
+
+    @abstractmethod
     def workflows(self) -> list[tuple[str, int]]:
         """Return every workflow's folder and when its entries last changed, ns since 1970."""
 
     @abstractmethod
     def files(self, folder: str) -> list[str]:
         """Return the names of the files in a workflow's folder that can be results."""
+
+    @abstractmethod
+    def fetched(self, folder: str, names: Sequence[str]) -> AbstractContextManager[list[str]]:
+        """Have files below a folder on this machine, for the time of a block.
+
+        Parameters
+        ----------
+        folder : str
+            Relative to the storage.
+        names : sequence of str
+            Relative to that folder, with no step upwards.
+
+        Returns
+        -------
+        context manager of list of str
+            Their paths, in the same order.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        Unreadable
+            If it lies elsewhere, since it is a link.
+        """
 
     def id_at(self, folder: str, file: str) -> str | None:
         """Return the id of the blob in a file; None if there is none that can be read."""

@@ -121,9 +121,9 @@ class Index:
         """
         box.start()
         box.check(query)
-        query, tables = results.resolved(query, self._folder.root)
-        box.check(query)
-        return self._answered(lambda path: box.run(path, query, parameters, limits, tables), _Use.BOXED)
+        with results.resolved(query, self._folder) as (resolved, tables):
+            box.check(resolved)
+            return self._answered(lambda path: box.run(path, resolved, parameters, limits, tables), _Use.BOXED)
 
     def ask(self, question: Question) -> pa.Table:
         """Return the rows of a question of our own; raises as `question` does."""
@@ -153,6 +153,35 @@ class Index:
             renew()
         with self._fresh(use, anew=True) as (path, _):
             return action(path)
+
+    @contextmanager
+    def glance(self) -> Iterator[duckdb.DuckDBPyConnection | None]:
+        """Hand out a private index as this process's last question left it, with nothing looked at.
+
+        Yields
+        ------
+        duckdb.DuckDBPyConnection or None
+            The connection, as in `question`; None if there is no such index.
+
+        Raises
+        ------
+        Held
+            If others fold meanwhile, and for long.
+        """
+        storage = self._folder.known_identity()
+        path = _private_path(self._folder.real_root(), storage) if storage else ""
+        if not os.path.exists(path):
+            yield None
+            return
+        with engine(), Lock(f"{path}.lock") as lock:
+            began = time.monotonic()
+            while not lock.share():
+                lock.wait(began, _PATIENCE)
+            try:
+                _use(instance(), path, reads_only=True)
+                yield instance()
+            finally:
+                _detach(instance())
 
     def settle(self, names: Iterable[tuple[str, str]]) -> None:
         """Look at the blobs of names, whatever is known of them, and believe them; raises as `question` does."""
@@ -319,11 +348,8 @@ def _attach(
     connection: duckdb.DuckDBPyConnection, path: str, storage: str, folder: Folder, reads_only: bool = False
 ) -> Refreshed:
     is_new = not os.path.exists(path)
-    quoted = path.replace("'", "''")
-    how = "READ_ONLY" if reads_only else f"STORAGE_VERSION '{_STORAGE_VERSION}'"
-    _run(connection, f"ATTACH '{quoted}' AS {INDEX} (TYPE duckdb, {how})")
     try:
-        _run(connection, f"USE {INDEX}")
+        _use(connection, path, reads_only)
         if is_new:
             _create(connection, storage)
         _check(connection, storage)
@@ -332,6 +358,13 @@ def _attach(
     except BaseException:
         _detach(connection)
         raise
+
+
+def _use(connection: duckdb.DuckDBPyConnection, path: str, reads_only: bool) -> None:
+    quoted = path.replace("'", "''")
+    how = "READ_ONLY" if reads_only else f"STORAGE_VERSION '{_STORAGE_VERSION}'"
+    _run(connection, f"ATTACH '{quoted}' AS {INDEX} (TYPE duckdb, {how})")
+    _run(connection, f"USE {INDEX}")
 
 
 def _create(connection: duckdb.DuckDBPyConnection, storage: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
 from catalog.compact import Compaction
@@ -16,6 +16,8 @@ from catalog.names import CATALOG_FOLDER
 
 if TYPE_CHECKING:
     import duckdb
+
+    from catalog.upkeep import Upkeep
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _CHUNK = 1 << 24  # bytes of a segment that are read at once
@@ -41,6 +43,10 @@ class LocalFolder(Folder):
     def exists(self) -> bool:
         """Tell whether there is a folder."""
         return os.path.isdir(self.root)
+
+    def has_catalog(self) -> bool:
+        """Tell whether there is a catalog's folder."""
+        return os.path.isdir(f"{self.root}/{CATALOG_FOLDER}")
 
     def identity(self) -> str:
         """Return the storage's UUID, which it is given if it has none; its path where it cannot be written."""
@@ -151,6 +157,24 @@ class LocalFolder(Folder):
             raise Unreadable from error
         finally:
             os.close(handle)
+
+    @contextmanager
+    def fetched(self, folder: str, names: Sequence[str]) -> Iterator[list[str]]:
+        """Yield the paths of files below a folder, none of which is a link."""
+        top = f"{self.root}/{folder}"
+        paths = [f"{top}/{name}" for name in names]
+        for path in paths:
+            if os.path.realpath(path) != f"{os.path.realpath(top)}{path[len(top) :]}":
+                raise Unreadable
+            if not os.path.isfile(path):
+                raise FileNotFoundError(path)
+        yield paths
+
+    def upkeep(self) -> Upkeep:
+        """Return what verifies and repairs the folder."""
+        from catalog.upkeep import LocalUpkeep
+
+        return LocalUpkeep(self.root)
 
     def workflows(self) -> list[tuple[str, int]]:
         """Return every workflow's folder and when its entries last changed, ns since 1970."""

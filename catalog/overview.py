@@ -6,11 +6,15 @@ import itertools
 import logging
 import os
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from catalog import html
+from catalog.folder import Folder
 from catalog.index import Index
 from catalog.names import CATALOG_FOLDER, decode, from_text
+
+if TYPE_CHECKING:
+    import duckdb
 
 _LAST_SAVES = 5
 _MOST_FILES = 10_000  # of a workflow that are counted where the catalog is not asked
@@ -25,25 +29,28 @@ _WORKFLOWS = f"""
 _LAST = f"SELECT workflow, task, type, size, saved_at FROM tasks ORDER BY saved_at DESC, blob_id LIMIT {_LAST_SAVES}"
 
 
-def overview(title: str, root: str, index: Index) -> str | None:
+def overview(title: str, folder: Folder, index: Index) -> str | None:
     """Return a storage as HTML.
 
     Parameters
     ----------
     title : str
         What is shown.
-    root : str
-        The storage's folder.
+    folder : Folder
+        The storage.
     index : Index
         Its index, which is asked if it is there already. Otherwise files are counted: to look at a storage makes
-        nothing on disk.
+        nothing on disk. To look at a remote one requests nothing: what its index knows is shown as it is.
 
     Returns
     -------
     str or None
         None where that cannot be, so that a notebook shows the plain `repr`.
     """
+    root = folder.root
     try:
+        if folder.is_remote:
+            return _known(title, root, index)
         if not os.path.exists(root):
             return html.page(title, root, "nothing saved yet")
         return _asked(title, root, index) if _has_index(root) else _counted(title, root)
@@ -58,12 +65,23 @@ def _has_index(root: str) -> bool:
     return os.access(folder, os.W_OK | os.X_OK) and all(map(os.path.isfile, needed))
 
 
+def _known(title: str, root: str, index: Index) -> str:
+    with index.glance() as connection:
+        if connection is None:
+            return html.page(title, root, "the catalog has not been asked yet")
+        return _told(title, root, connection, "when the catalog was last asked: ")
+
+
 def _asked(title: str, root: str, index: Index) -> str:
     with index.question() as (connection, _):
-        ((workflows, results, size),) = connection.execute(_TOTALS).fetchall()
-        each = connection.execute(_WORKFLOWS).fetchall()
-        last = connection.execute(_LAST).fetchall()
-    line = f"{html.counted(workflows, 'workflow')}, {html.counted(results, 'result')}, {html.size(size)}"
+        return _told(title, root, connection)
+
+
+def _told(title: str, root: str, connection: duckdb.DuckDBPyConnection, when: str = "") -> str:
+    ((workflows, results, size),) = connection.execute(_TOTALS).fetchall()
+    each = connection.execute(_WORKFLOWS).fetchall()
+    last = connection.execute(_LAST).fetchall()
+    line = f"{when}{html.counted(workflows, 'workflow')}, {html.counted(results, 'result')}, {html.size(size)}"
     by_workflow = html.table(
         ("workflow", "results", "size", "last save"),
         [(from_text(name), count, html.size(size), _moment(at)) for name, count, size, at in each],

@@ -7,24 +7,18 @@ is, by a line that is provisional until the file is gone.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from catalog import sides
-from catalog.examine import stamp_of
 from catalog.ids import new_id
 from catalog.index import Index
-from catalog.journal import journal_of
-from catalog.names import CATALOG_FOLDER, SIDE_FOLDER, to_text
+from catalog.names import SIDE_FOLDER, to_text
 from catalog.record import event_line, fragment, name_fields, utc_text
+from catalog.upkeep import Changed, Upkeep
 from catalog.verification import Finding, Suspicion
-
-#: Where damaged files go, inside the storage's folder.
-QUARANTINE = f"{CATALOG_FOLDER}/quarantine"
 
 
 class Repair:
@@ -32,16 +26,16 @@ class Repair:
 
     Parameters
     ----------
-    root : str
-        The storage's folder.
+    upkeep : Upkeep
+        The storage's.
     index : Index
         Its index.
     again : callable
         Returns what is still suspicious of earlier suspicions.
     """
 
-    def __init__(self, root: str, index: Index, again: Callable[[list[Suspicion]], list[Suspicion]]) -> None:
-        self._root = root
+    def __init__(self, upkeep: Upkeep, index: Index, again: Callable[[list[Suspicion]], list[Suspicion]]) -> None:
+        self._upkeep = upkeep
         self._index = index
         self._again = again
         self._deeds = {
@@ -84,9 +78,9 @@ class Repair:
         return "taken into the catalog"
 
     def _record_loss(self, suspicion: Suspicion) -> str:
-        if os.path.lexists(f"{self._root}/{suspicion.at}"):
+        if self._upkeep.stamp(suspicion.at) is not None:
             return "it is there again"
-        journal_of(self._root).append(_removal(suspicion, {"reason": "missing"}))
+        self._upkeep.tell(suspicion.at, _removal(suspicion, {"reason": "missing"}))
         self._settle(suspicion.finding)
         return "its loss is recorded as a removal"
 
@@ -96,27 +90,24 @@ class Repair:
     # Quarantine
 
     def _quarantine(self, suspicion: Suspicion) -> str:
-        path = f"{self._root}/{suspicion.at}"
-        if not _is(path, suspicion):
+        path, stamp = suspicion.at, suspicion.stamp
+        if stamp is None or self._upkeep.stamp(path) != stamp:
             return "left: it changed since"
-        self._check_movable(path)
+        self._upkeep.check_movable(path)
         to = self._note(suspicion)
-        target = f"{self._root}/{to}"
         line = _removal(suspicion, {"reason": "quarantined", "why": suspicion.finding.reason, "to": to})
-        journal_of(self._root).append(line, lambda: os.rename(path, target))
-        if not _is(target, suspicion):  # it was overwritten just before
-            _give_back(target, path)
+        try:
+            self._upkeep.tell(path, line, lambda: self._upkeep.move(path, to, stamp))
+        except Changed:
             return "left: it was saved anew"
         self._settle(suspicion.finding)
         if suspicion.row is not None and suspicion.row.blob_id is not None:
-            self._move_side_folder(suspicion.at.rpartition("/")[0], suspicion.row.blob_id, os.path.dirname(target))
+            self._move_side_folder(path.rpartition("/")[0], suspicion.row.blob_id, to.rpartition("/")[0])
         return f"moved to {to}"
 
     def _move_side_folder(self, folder: str, blob_id: str, target: str) -> None:
-        path = f"{self._root}/{sides.side_path(folder, blob_id)}"
-        if os.path.isdir(path) and not self._is_listed(blob_id):  # a copy of the blob may need it
-            os.makedirs(f"{target}/{SIDE_FOLDER}")
-            os.rename(path, f"{target}/{SIDE_FOLDER}/{blob_id}")
+        if not self._is_listed(blob_id):  # a copy of the blob may need it
+            self._upkeep.move_all(sides.side_path(folder, blob_id), f"{target}/{SIDE_FOLDER}/{blob_id}")
 
     def _is_listed(self, blob_id: str) -> bool:
         with self._index.question() as (connection, _):
@@ -124,34 +115,25 @@ class Repair:
 
     def _quarantine_side(self, suspicion: Suspicion) -> str:
         path = suspicion.finding.path
-        self._check_movable(f"{self._root}/{path}")
-        if suspicion.finding.perhaps_in_use or not sides.is_quiet(f"{self._root}/{path}"):
+        self._upkeep.check_movable(path)
+        if suspicion.finding.perhaps_in_use or not sides.is_quiet(self._upkeep, path):
             return "left: it may be in use"
         to = self._note(suspicion)
-        os.rename(f"{self._root}/{path}", f"{self._root}/{to}")
+        self._upkeep.move_all(path, to)
         return f"moved to {to}"
 
-    def _check_movable(self, path: str) -> None:
-        """Raise what a move would raise: it is recorded before it is done, and then it should be possible."""
-        folder = os.path.dirname(path)
-        if os.stat(path).st_dev != os.stat(f"{self._root}/{CATALOG_FOLDER}").st_dev:
-            raise OSError(errno.EXDEV, "it lies on another file system than the storage's folder")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "its folder cannot be written", folder)
-
     def _note(self, suspicion: Suspicion) -> str:
-        """Make a folder for a file in the quarantine, with a note about it, and return where the file goes."""
+        """Leave a note about a file in the quarantine, and return where the file goes."""
         moment = utc_text(time.time())
         name = f"{moment[:19].replace('-', '').replace(':', '')}Z-{new_id()}"
-        to = f"{QUARANTINE}/{name}/{suspicion.finding.path}"
-        os.makedirs(os.path.dirname(f"{self._root}/{to}"))
+        folder = f"{self._upkeep.quarantine}/{name}"
         about = {"path": suspicion.finding.path, "workflow": suspicion.finding.workflow}
         about |= {"task": suspicion.finding.task or "", "reason": suspicion.finding.reason, "time": moment}
         if suspicion.row is not None:
             about |= {key: value for key, value in suspicion.row._asdict().items() if value is not None}
-        with open(f"{self._root}/{QUARANTINE}/{name}/about.json", "x", encoding="utf-8") as file:
-            json.dump({key: _text(value) for key, value in about.items()}, file, indent=2)
-        return to
+        text = json.dumps({key: _text(value) for key, value in about.items()}, indent=2)
+        self._upkeep.write(f"{folder}/about.json", text.encode("utf-8"))
+        return f"{folder}/{suspicion.finding.path}"
 
 
 def _text(value: object) -> object:
@@ -171,24 +153,3 @@ def _removal(suspicion: Suspicion, details: dict[str, str]) -> str:
     )
     names = name_fields(finding.workflow, finding.task)
     return event_line("remove", new_id(blob_id), time.time(), f"{names},{fields}")
-
-
-def _is(path: str, suspicion: Suspicion) -> bool:
-    """Tell whether a file is the one that was examined."""
-    try:
-        return stamp_of(os.stat(path)) == suspicion.stamp
-    except FileNotFoundError:
-        return False
-
-
-def _give_back(target: str, path: str) -> None:
-    """Put a file that was moved by mistake back into its place, unless another has taken it."""
-    try:
-        os.link(target, path)
-    except FileExistsError:
-        return
-    except OSError:  # a file system without hard links
-        if not os.path.lexists(path):
-            os.rename(target, path)
-        return
-    os.unlink(target)

@@ -8,14 +8,16 @@ read, and of a large one only the columns and row groups that are asked for are.
 
 from __future__ import annotations
 
-import os
+import json
+import os.path
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from catalog.errors import CatalogError, InvalidQuestion
+from catalog.errors import InvalidQuestion
+from catalog.folder import Folder, Unreadable
 from catalog.names import candidates, from_text
-from catalog.record import footer_from
 from catalog.sides import declared, side_path
 
 if TYPE_CHECKING:
@@ -29,21 +31,21 @@ _TEXT = rb"'((?:[^']|'')*)'"
 _CALL = re.compile(rb"result\s*\(\s*" + _TEXT + rb"\s*,\s*" + _TEXT + rb"\s*\)", re.IGNORECASE)
 _CALLED = re.compile(rb"result\s*\(", re.IGNORECASE)
 _SUFFIX = ".parquet"
-_READ = os.O_RDONLY | os.O_CLOEXEC
 
 
-def resolved(query: str, root: str) -> tuple[str, Tables]:
-    """Return a query with the names of tables in place of the results, and the files of each.
+@contextmanager
+def resolved(query: str, folder: Folder) -> Iterator[tuple[str, Tables]]:
+    """Have a query with the names of tables in place of the results, and the files of each.
 
     Parameters
     ----------
     query : str
         Statements that `statements.check` let pass.
-    root : str
-        The storage's folder.
+    folder : Folder
+        The storage. The files of a remote one are fetched for the time of the block.
 
-    Returns
-    -------
+    Yields
+    ------
     tuple of (str, mapping)
         The query and, by the name of each table, the paths of its Parquet files.
 
@@ -53,11 +55,19 @@ def resolved(query: str, root: str) -> tuple[str, Tables]:
         If a result is not named by two texts, is no table, or is none of this storage.
     """
     if "result" not in query.lower():  # as nearly always
-        return query, {}
+        yield query, {}
+        return
+    text, named = _named(query)
+    with ExitStack() as fetched:
+        yield text, {table: _Result(folder, *names).fetched(fetched) for table, names in named.items()}
+
+
+def _named(query: str) -> tuple[str, dict[str, tuple[str, str]]]:
+    """Return a query in which results are tables, and the workflow and task of each."""
     import duckdb
 
     raw = query.encode()
-    tables: dict[str, list[str]] = {}
+    tables: dict[str, tuple[str, str]] = {}
     parts = []
     end = 0
     for start, kind in duckdb.tokenize(query):
@@ -67,79 +77,70 @@ def resolved(query: str, root: str) -> tuple[str, Tables]:
         if call is None:
             raise InvalidQuestion("result takes two names as texts: write it as result('workflow', 'task')")
         workflow, task = (text.decode().replace("''", "'") for text in call.groups())
-        name = f"result({workflow!r}, {task!r})"
-        tables[name] = files(root, workflow, task)
+        name = _table_name(workflow, task)
+        tables[name] = workflow, task
         quoted = name.replace('"', '""')
         parts += [raw[end:start], f'"{quoted}"'.encode()]
         end = call.end()
     return b"".join([*parts, raw[end:]]).decode(), tables
 
 
-def files(root: str, workflow: str, task: str) -> list[str]:
-    """Return the paths of the Parquet files of one result, which holds one table.
-
-    Parameters
-    ----------
-    root : str
-        The storage's folder.
-    workflow, task : str
-        The result's names, as the catalog shows them.
-
-    Returns
-    -------
-    list of str
-        In the order of the table's parts.
-
-    Raises
-    ------
-    InvalidQuestion
-        If there is no such result, it is no table, it holds several, or a file does not lie where it has to.
-    """
-    name = f"result({workflow!r}, {task!r})"
-    folder, record = _record(root, from_text(workflow), from_text(task), name)
-    parts = sorted(part for part in declared(record) if part.endswith(_SUFFIX))
-    if not parts:
-        written = ", ".join(record["serializers"])
-        raise InvalidQuestion(
-            f"{name} is no table, it was saved by {written}: call storage.register_default_serializers() and save a "
-            "data frame of pandas, Polars or Dask, or an Arrow table"
-        )
-    if len({part.partition(".")[0] for part in parts}) > 1:
-        raise InvalidQuestion(f"{name} holds several tables: save each as a task of its own")
-    side = f"{root}/{side_path(folder, record['blob_id'])}"
-    return [_inside(side, part, name) for part in parts]
+def _table_name(workflow: str, task: str) -> str:
+    return f"result({workflow!r}, {task!r})"
 
 
-def _record(root: str, workflow: str, task: str, name: str) -> tuple[str, Mapping[str, Any]]:
-    if workflow and task:
-        for folder in candidates(workflow):
+class _Result:
+    """A result that holds one table; its names are as the catalog shows them."""
+
+    def __init__(self, storage: Folder, workflow: str, task: str) -> None:
+        self._storage = storage
+        self._names = from_text(workflow), from_text(task)
+        self._table = _table_name(workflow, task)
+
+    def fetched(self, stack: ExitStack) -> list[str]:
+        """Return the paths of the Parquet files, in the order of the table's parts, until the stack is closed."""
+        folder, record = self._record()
+        while True:
+            side = side_path(folder, record["blob_id"])
+            try:
+                return stack.enter_context(self._storage.fetched(side, self._parts(record)))
+            except Unreadable:
+                raise self._elsewhere() from None
+            except FileNotFoundError as error:
+                before, (folder, record) = record, self._record()
+                if record["blob_id"] == before["blob_id"]:  # it was not overwritten meanwhile
+                    what = f"its file {error} is gone; remove the task and run it again"
+                    raise InvalidQuestion(f"{self._table}: {what}") from None
+
+    def _record(self) -> tuple[str, Mapping[str, Any]]:
+        """Return the workflow's folder, and what the result says of itself."""
+        workflow, task = self._names
+        for folder in candidates(workflow) if workflow and task else ():
             for file in candidates(task):
                 try:
-                    return folder, _footer(f"{root}/{folder}/{file}")
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-                except (OSError, CatalogError) as error:
-                    raise InvalidQuestion(f"{name} cannot be read: {error}") from error
-    raise InvalidQuestion(f"{name}: nothing is stored under these names")
+                    found = self._storage.look_at(folder, file)
+                except Unreadable as error:
+                    raise InvalidQuestion(f"{self._table} cannot be read: {error.__cause__ or error}") from error
+                if found is not None:
+                    return folder, json.loads(found.line)
+        raise InvalidQuestion(f"{self._table}: nothing is stored under these names")
 
+    def _parts(self, record: Mapping[str, Any]) -> Sequence[str]:
+        parts = sorted(part for part in declared(record) if part.endswith(_SUFFIX))
+        if not parts:
+            written = ", ".join(record["serializers"])
+            raise InvalidQuestion(
+                f"{self._table} is no table, it was saved by {written}: call storage.register_default_serializers() "
+                "and save a data frame of pandas, Polars or Dask, or an Arrow table"
+            )
+        if len({part.partition(".")[0] for part in parts}) > 1:
+            raise InvalidQuestion(f"{self._table} holds several tables: save each as a task of its own")
+        if any(os.path.normpath(f"/{part}") != f"/{part}" for part in parts):
+            raise self._elsewhere()
+        return parts
 
-def _footer(path: str) -> Mapping[str, Any]:
-    handle = os.open(path, _READ)
-    try:
-        size = os.fstat(handle).st_size
-        return footer_from(lambda count: os.pread(handle, count, max(0, size - count)), size).record
-    finally:
-        os.close(handle)
-
-
-def _inside(side: str, part: str, name: str) -> str:
-    """Return the path of a side file, which has to lie in its result's folder and be no link."""
-    path = os.path.normpath(f"{side}/{part}")
-    if not path.startswith(f"{side}/") or os.path.realpath(path) != f"{os.path.realpath(side)}{path[len(side) :]}":
-        raise InvalidQuestion(f"{name}: its file {part} does not lie in the result's folder")
-    if not os.path.isfile(path):
-        raise InvalidQuestion(f"{name}: its file {path} is gone; remove the task and run it again")
-    return path
+    def _elsewhere(self) -> InvalidQuestion:
+        return InvalidQuestion(f"{self._table}: one of its files does not lie in the result's folder")
 
 
 def hand_in(connection: duckdb.DuckDBPyConnection, tables: Tables) -> None:

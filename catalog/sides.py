@@ -7,13 +7,12 @@ says, and the catalog unpickles nothing.
 
 from __future__ import annotations
 
-import os
 import re
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from catalog.names import SIDE_FOLDER, from_text
+from catalog.upkeep import Upkeep
 
 #: Seconds for which nothing may have changed in a side folder that no running save can own any more.
 QUIET = 3600.0
@@ -26,16 +25,9 @@ def side_path(folder: str, *parts: str) -> str:
     return "/".join((folder, SIDE_FOLDER, *parts))
 
 
-def entries(root: str, folders: Iterable[str]) -> set[tuple[str, str]]:
+def entries(upkeep: Upkeep, folders: Iterable[str]) -> set[tuple[str, str]]:
     """Return workflow's folder and blob's id of every side folder."""
-    found = set()
-    for folder in folders:
-        try:
-            with os.scandir(f"{root}/{side_path(folder)}") as listing:
-                found |= {(folder, entry.name) for entry in listing if _BLOB_ID(entry.name)}
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue
-    return found
+    return {(folder, name) for folder in folders for name in upkeep.side_folders(folder) if _BLOB_ID(name)}
 
 
 def declared(record: Mapping[str, Any]) -> dict[str, int]:
@@ -43,11 +35,32 @@ def declared(record: Mapping[str, Any]) -> dict[str, int]:
     return {from_text(side["name"]): int(side["size"]) for side in record.get("side_files") or ()}
 
 
-def faults(root: str, folder: str, record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return kind of finding, path and reason for every side file of a result that is lost, or too many."""
+def faults(
+    upkeep: Upkeep, folder: str, record: Mapping[str, Any], folders: set[tuple[str, str]]
+) -> list[tuple[str, str, str]]:
+    """Return kind of finding, path and reason for every side file of a result that is lost, or too many.
+
+    Parameters
+    ----------
+    upkeep : Upkeep
+        The storage's.
+    folder : str
+        The workflow's folder.
+    record : mapping
+        What the result says of itself.
+    folders : set of (str, str)
+        The side folders that there are, from `entries`.
+
+    Returns
+    -------
+    list of (str, str, str)
+        Empty if all is well.
+    """
     wanted = declared(record)
     blob_id = record["blob_id"]
-    there = dict(_files(f"{root}/{side_path(folder, blob_id)}"))
+    if not wanted and (folder, blob_id) not in folders:
+        return []
+    there = dict(upkeep.below(side_path(folder, blob_id)))
     lost = [
         ("lost", name, "it is gone" if name not in there else f"it has {there[name]} bytes, declared are {size}")
         for name, size in wanted.items()
@@ -57,28 +70,6 @@ def faults(root: str, folder: str, record: Mapping[str, Any]) -> list[tuple[str,
     return [(kind, side_path(folder, blob_id, name), reason) for kind, name, reason in lost + orphans]
 
 
-def is_quiet(path: str) -> bool:
+def is_quiet(upkeep: Upkeep, path: str) -> bool:
     """Tell whether nothing changed for an hour in a file, or in a folder and what is in it."""
-    newest = _changed(path)
-    for folder, folders, files in os.walk(path):
-        newest = max(newest, *(_changed(os.path.join(folder, name)) for name in (*folders, *files)), newest)
-    return time.time() - newest > QUIET
-
-
-def _changed(path: str) -> float:
-    # Not only when it was written: what is copied in, before its blob is, keeps the times of the original.
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return 0.0
-    return max(status.st_mtime, status.st_ctime)
-
-
-def _files(path: str) -> Iterable[tuple[str, int]]:
-    for folder, _, names in os.walk(path):
-        for name in names:
-            whole = os.path.join(folder, name)
-            try:
-                yield os.path.relpath(whole, path), os.path.getsize(whole)
-            except FileNotFoundError:  # removed since
-                continue
+    return upkeep.quiet_for(path) > QUIET

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from catalog.examine import Stamp
+from catalog.upkeep import Stamp
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Suspicion:
         Where one has to look again.
     row : Row or None
         What the catalog says.
-    stamp : tuple of int or None
+    stamp : tuple or None
         The file that was looked at.
     """
 

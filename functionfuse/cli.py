@@ -20,8 +20,9 @@ __all__ = ["main"]
 
 _HELP = """Find, check, hand on and remove the results of a storage.
 
-STORAGE is the storage's folder, or a TOML, JSON or YAML file with the dictionary of storage_factory: kind and options.
-Looking at a folder makes nothing there: if it is no storage, that is an error.
+STORAGE is the storage's folder; its URL, as s3://bucket/prefix; or a TOML, JSON or YAML file with the dictionary of
+storage_factory: kind and options. For S3, credentials, profile, region and endpoint come from the environment and
+files of AWS. Looking at a place makes nothing there: if it is no storage, that is an error.
 
 On a terminal, answers are tables with sizes and local times as people read them. In a pipe they are lines without a
 header, with a tab between exact values: bytes, UTC. --json and --csv are for programs.

@@ -37,10 +37,10 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
 
 
-def program(*arguments: object, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
-    """Run a command as a program whose output is piped."""
+def program(*arguments: object, encoding: str = "utf-8", **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a program whose output is piped, with more variables in its environment."""
     command = [*MODULE, *map(str, arguments)]
-    variables = environment(PYTHONIOENCODING=encoding)
+    variables = environment(PYTHONIOENCODING=encoding, **more)
     return subprocess.run(command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, encoding=encoding)
 
 

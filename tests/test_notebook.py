@@ -7,12 +7,13 @@ import importlib
 import inspect
 import os
 import pydoc
+import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pytest
@@ -25,9 +26,15 @@ from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.errors import NotRun
+from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.s3storage import S3FileStorage
 from functionfuse.workflow import Node
 from tests.test_older_format import older
+
+if TYPE_CHECKING:
+    from s3proxy import Proxy
+    from s3server import SeaweedServer
 
 HOSTILE = "<script>alert('\"&amp;')</script>"
 TAGS = {"div", "b", "code", "br", "span", "table", "thead", "tbody", "tr", "th", "td"}
@@ -179,6 +186,40 @@ def test_a_catalog_that_cannot_be_asked(storage: FileStorage, root: Path, damage
     assert storage._repr_html_() is None
     assert storage.catalog._repr_html_() is None
     assert repr(storage) == f"FileStorage({str(root)!r})"
+
+
+# Remote storages
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_remote_storage(proxy: Proxy, s3server: SeaweedServer, asked: bool) -> None:
+    """To show a storage in a bucket requests nothing: what the catalog found when it was last asked is shown."""
+    storage = storage_factory(s3server.endpoint.at(proxy.url).config(s3server.endpoint.prefix()))
+    assert isinstance(storage, S3FileStorage)
+    storage.save("weather", "day", 12.9)
+    if asked:
+        storage.catalog.refresh()
+        storage.save("weather", "night", 3.1)
+    before = len(proxy.requests)
+    page, catalog = Page(storage._repr_html_()), Page(storage.catalog._repr_html_())
+    assert len(proxy.requests) == before
+    assert catalog.text == page.text.replace("S3FileStorage", "Catalog", 1)
+    assert f"S3FileStorage {storage.catalog.path}" in page.text
+    if asked:
+        assert "when the catalog was last asked: 1 workflow, 1 result" in page.text
+        assert ["weather", "1"] in [row[:2] for row in page.rows]
+    else:
+        assert "the catalog has not been asked yet" in page.text
+        assert page.rows == []
+
+
+def test_a_remote_storage_that_cannot_be_reached() -> None:
+    """It is shown all the same, at once."""
+    options = {"path": "bucket/prefix", "s3fs": {"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s"}}
+    began = time.monotonic()
+    page = Page(storage_factory({"kind": "S3", "options": options})._repr_html_())
+    assert "s3://bucket/prefix" in page.text
+    assert time.monotonic() - began < 2
 
 
 # Nodes and workflows
@@ -343,7 +384,7 @@ def public_functions(cls: type) -> list[Callable[..., Any]]:
 def test_types(cls: type) -> None:
     """Every parameter and result of a public method has a type, which can be resolved."""
     known = {"Catalog": Catalog, "duckdb": duckdb, "date": date, "datetime": datetime}
-    known |= {"Age": Age, "Export": Export, "Verification": Verification}
+    known |= {"Age": Age, "Export": Export, "Mapping": Mapping, "Verification": Verification}
     untyped = []
     for function in public_functions(cls):
         hints = typing.get_type_hints(function, localns=known)

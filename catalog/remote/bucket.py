@@ -156,8 +156,20 @@ class Bucket(ABC):
         """Write an object if there is none, as far as the place can tell; `FileExistsError` if there is one."""
 
     @abstractmethod
-    def delete(self, key: str) -> bool:
-        """Delete an object, none is no error; return whether that took more than one try."""
+    def delete(self, key: str, tag: str = "") -> bool:
+        """Delete an object, none is no error; return whether that took more than one try.
+
+        With a tag, `Changed` if it is another one: as far as the place can tell, not even if that came just before.
+        """
+
+    @abstractmethod
+    def copy(self, key: str, to: str, tag: str) -> None:
+        """Copy an object within the place; `Changed` if it is not the one with that tag."""
+
+    def move(self, key: str, to: str, tag: str) -> None:
+        """Give an object another name; `Changed` if it is not the one with that tag, of which then nothing is lost."""
+        self.copy(key, to, tag)
+        self.delete(key, tag)
 
     @abstractmethod
     def listing(self, prefix: str, deep: bool = True) -> Listing:

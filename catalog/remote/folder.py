@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from catalog.errors import NewerFormat, Refused
@@ -26,6 +27,8 @@ from catalog.remote.naming import parts_of
 
 if TYPE_CHECKING:
     import duckdb
+
+    from catalog.upkeep import Upkeep
 
 _FOOTER = 1 << 12  # bytes of a blob's end that nearly every footer fits into
 _JOURNAL = f"{JOURNAL_FOLDER}/"
@@ -69,6 +72,10 @@ class RemoteFolder(Folder):
         bucket = self.location.bucket()
         return bool(self._listing and self._listing.entries) or bool(bucket.listing("", deep=False).folders)
 
+    def has_catalog(self) -> bool:
+        """Tell whether there is something of the catalog's own."""
+        return bool((self._listing or self._list()).entries)
+
     def is_writable(self) -> bool:
         """Tell whether no write was refused yet."""
         return (os.getpid(), self.location) not in _read_only
@@ -83,6 +90,11 @@ class RemoteFolder(Folder):
             content = self.location.bucket().get(IDENTITY_FILE)
             _identities[self.root, tag] = identity_in(content, self.root).uuid
         return _identities[self.root, tag]
+
+    def known_identity(self) -> str | None:
+        """Return the identity that a question of this process found last."""
+        known = [identity for (root, _), identity in _identities.items() if root == self.root]
+        return known[-1] if known else None
 
     def real_root(self) -> str:
         """Return its URL, and the endpoint behind it."""
@@ -182,6 +194,18 @@ class RemoteFolder(Folder):
         if len(items) < 2:
             return super().each(look, items)
         return list(pool.each(lambda item: attempt(look, item), items))
+
+    def fetched(self, folder: str, names: Sequence[str]) -> AbstractContextManager[list[str]]:
+        """Have objects below a folder in a temporary folder of this machine."""
+        from catalog.remote.fetch import fetched
+
+        return fetched(self.location.bucket(), [f"{folder}/{name}" for name in names])
+
+    def upkeep(self) -> Upkeep:
+        """Return what verifies and repairs it."""
+        from catalog.remote.upkeep import RemoteUpkeep
+
+        return RemoteUpkeep(self.location)
 
     def workflows(self) -> list[tuple[str, int]]:
         """Return every workflow's folder; nothing tells when it changed."""

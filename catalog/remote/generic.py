@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from catalog.ids import new_id
 from catalog.names import CATALOG_FOLDER
-from catalog.remote.bucket import Bucket, Entry, Listing, Tail, Upload
+from catalog.remote.bucket import Bucket, Changed, Entry, Listing, Tail, Upload
 
 T = TypeVar("T")
 
@@ -85,16 +85,31 @@ class FsspecBucket(Bucket):
             raise FileExistsError(f"{self.url}/{key} is there already")
         self.put(key, data)
 
-    def delete(self, key: str) -> bool:
+    def delete(self, key: str, tag: str = "") -> bool:
         """Delete an object."""
 
         def remove() -> None:
+            self._check(key, tag)
             try:
                 self._fs.rm_file(self._path(key))
             except FileNotFoundError:
                 self._fs.invalidate_cache()
 
         return self._try(remove)[1]
+
+    def copy(self, key: str, to: str, tag: str) -> None:
+        """Copy an object."""
+
+        def copy() -> None:
+            self._check(key, tag)
+            self._fs.makedirs(self._fs._parent(self._path(to)), exist_ok=True)
+            self._fs.cp_file(self._path(key), self._path(to))
+
+        self._try(copy)
+
+    def _check(self, key: str, tag: str) -> None:
+        if tag and _tag(self._fs.info(self._path(key))) != tag:
+            raise Changed
 
     def listing(self, prefix: str, deep: bool = True) -> Listing:
         """List objects."""

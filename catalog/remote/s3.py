@@ -18,6 +18,8 @@ _CONNECTION = {"connect_timeout": 5, "read_timeout": 30, "max_pool_connections":
 _ONE_TRY = {"retries": {"max_attempts": 0}}  # for us, who try again ourselves, and tell sooner what will not pass
 _MANY_TRIES = {"retries": {"mode": "standard", "max_attempts": 10}}  # for serializers, who do not
 _PASSING = ("RequestTimeout", "RequestTimeTooSkewed")
+_LARGEST_COPY = 5 << 30  # bytes that one request copies
+_COPIED_PART = 1 << 30
 _REFUSALS = {
     "NoCredentialsError": "there are no credentials: give key and secret, set the environment or a profile of AWS, or "
     "anon=True for a public bucket",
@@ -96,9 +98,26 @@ class S3Bucket(Bucket):
         except Changed:
             raise FileExistsError(f"{self.url}/{key} is there already") from None
 
-    def delete(self, key: str) -> bool:
-        """Delete an object."""
-        return self._call(lambda: self._ask("delete_object", Key=self._prefix + key))[1]
+    def delete(self, key: str, tag: str = "") -> bool:
+        """Delete an object; servers that know no condition are asked just before."""
+        if not tag:
+            return self._call(lambda: self._ask("delete_object", Key=self._prefix + key))[1]
+        if self.tail(key, 1).tag != tag:
+            raise Changed
+        return self._call(lambda: self._ask("delete_object", Key=self._prefix + key, IfMatch=tag))[1]
+
+    def copy(self, key: str, to: str, tag: str) -> None:
+        """Copy an object, in parts if it is larger than one request takes."""
+        tail = self.tail(key, 1)
+        if tail.tag != tag:
+            raise Changed
+        if tail.size <= _LARGEST_COPY:
+            source = {"Bucket": self._bucket, "Key": self._prefix + key}
+            copied = partial(self._ask, "copy_object", Key=self._prefix + to, CopySource=source, CopySourceIfMatch=tag)
+            self._call(copied)
+        else:
+            paths = (f"{self._bucket}/{self._prefix}{name}" for name in (key, to))
+            self._call(partial(self._fs._copy_managed, *paths, tail.size, block=_COPIED_PART))
 
     def listing(self, prefix: str, deep: bool = True) -> Listing:
         """List objects, a thousand with each request."""

@@ -83,6 +83,7 @@ class RayCatalog(Catalog):
         self._options = options
         self._connect = connect
 
+    exists = _at_the_desk(Catalog.exists)
     refresh = _at_the_desk(Catalog.refresh)
     tasks = _at_the_desk(Catalog.tasks)
     events = _at_the_desk(Catalog.events)

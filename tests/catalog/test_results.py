@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from catalog import results
 from catalog.errors import InvalidQuestion
 from functionfuse.storage.filestorage import FileStorage
 
@@ -149,8 +148,9 @@ def test_nothing_but_tables_of_this_storage(query: str, storage: FileStorage, mo
 
 def side_file(storage: FileStorage, task: str) -> Path:
     """Return the Parquet file of a result."""
-    (path,) = results.files(storage.catalog.path, "weather", task)
-    return Path(path)
+    ((blob_id,),) = storage.catalog.tasks("weather", task).project("blob_id::VARCHAR").fetchall()
+    (path,) = Path(storage.catalog.path, "weather", "bigdata", blob_id).iterdir()
+    return path
 
 
 def test_a_link_leads_nowhere(storage: FileStorage, tmp_path: Path) -> None:
