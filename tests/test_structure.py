@@ -39,7 +39,7 @@ FLOORS = (
     ("storage", "storage.*"),
     ("backends._*", "backends.plugins", "backends.plugins.*"),
     ("backends", "backends.*"),
-    ("cli", "_cli_*", "__main__", "testing", "*__init__"),
+    ("cli", "_cli_*", "__main__", "testing", "testing.*", "*__init__"),
 )
 
 # What storage and catalog share lives in the lower of the two; the rest of the catalog is for those who ask questions.
