@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 from functionfuse._arguments import substitute
@@ -15,17 +15,13 @@ from functionfuse.workflow import Node
 class LocalRun(Run):
     """One run in this process."""
 
-    _ahead: AbstractContextManager[None] = nullcontext()
-
     def _begin(self, plan: Plan) -> None:
-        if self._storage is not None:
-            names = (node.get_name() for node in self._nodes if node in plan.restore)
-            self._ahead = self._storage.ahead(self._name, names)
-            self._ahead.__enter__()
+        pass
 
-    def _finish(self, status: str, plan: Plan) -> None:
-        self._ahead.__exit__(None, None, None)
-        super()._finish(status, plan)
+    def _reading(self, plan: Plan) -> AbstractContextManager[None]:
+        if self._storage is None:
+            return super()._reading(plan)
+        return self._storage.ahead(self._name, (node.get_name() for node in self._nodes if node in plan.restore))
 
     def _advance(self, node: Node, plan: Plan) -> None:
         try:

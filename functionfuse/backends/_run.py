@@ -9,7 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,9 +111,10 @@ class Run(ABC):
         try:
             self._note("run-started", nodes=len(plan.compute))
             self._begin(plan)
-            for node in progress(plan.compute):
-                self._advance(node, plan)
-            results = self._leaf_results()
+            with self._reading(plan):
+                for node in progress(plan.compute):
+                    self._advance(node, plan)
+                results = self._leaf_results()
             if self._storage is not None:
                 self._storage.flush()
             status = "finished"
@@ -206,6 +207,10 @@ class Run(ABC):
     @abstractmethod
     def _begin(self, plan: Plan) -> None:
         """Prepare what is computed."""
+
+    def _reading(self, plan: Plan) -> AbstractContextManager[None]:
+        """Return a context in which results are read and computed."""
+        return nullcontext()
 
     @abstractmethod
     def _advance(self, node: Node, plan: Plan) -> None:
