@@ -231,8 +231,8 @@ class Work:
 def shift_clock(seconds: float) -> None:
     """Let `time.time` and `time.time_ns` be ahead; signatures of requests keep the true time."""
     seconds_of, nanoseconds_of = time.time, time.time_ns
-    time.time = lambda: seconds_of() + seconds  # type: ignore[assignment]
-    time.time_ns = lambda: nanoseconds_of() + int(seconds * 1e9)  # type: ignore[assignment]
+    time.time = lambda: seconds_of() + seconds
+    time.time_ns = lambda: nanoseconds_of() + int(seconds * 1e9)
 
 
 def main(ahead: str) -> None:
