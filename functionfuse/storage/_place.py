@@ -8,8 +8,8 @@ serializers wrote is a folder of its own below ``bigdata``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -175,10 +175,9 @@ class Place(ABC):
     def load(self, folder: str, file: str, is_mapped: bool = True) -> memoryview:
         """Return all bytes of a file; `FileNotFoundError` if there is none."""
 
-    @contextmanager
-    def ahead(self, files: Iterable[tuple[str, str]]) -> Iterator[None]:
-        """Let files that will be loaded within the block, in about that order, be fetched before they are asked for."""
-        yield
+    def ahead(self, files: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
+        """Return a context in which files that will be loaded, in about that order, may be fetched before."""
+        return nullcontext()
 
     @abstractmethod
     def files(self, folder: str) -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 _SMALL = 1 << 18  # bytes of an object's end that are read at once: all of a small result
 _SPAN = 8 << 20  # bytes of a large one that one request reads
-_LARGEST_PUT = 16 << 20  # bytes that are sent as one object
+_LARGEST_PUT = 8 << 20  # bytes that are sent as one object
 _PART = 8 << 20  # bytes of each of the parts in which a larger one is sent
 _PARTS_OF_A_SIZE = 1_000  # then they double: S3 takes 10,000, so that 5 TiB have room
-_PARTS_AHEAD = 5  # that are held in memory until they are sent
+_PARTS_AHEAD = 3  # that are held in memory until they are sent
 _SEAL = 40  # bytes of a blob's trailer, which no two blobs share
 
 _known: set[tuple[int, Location]] = set()  # by process: storages that have an identity
@@ -178,16 +178,15 @@ class RemotePlace(Place):
         found = (ahead.take(key) for ahead in self._ahead)
         return next((tail for tail in found if tail is not None), None)
 
-    @contextmanager
-    def ahead(self, files: Iterable[tuple[str, str]]) -> Iterator[None]:
-        """Fetch small objects, and the ends of large ones, before they are asked for."""
+    def ahead(self, files: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
+        """Return a context in which small objects, and the ends of large ones, are fetched before they are needed."""
         ahead = Ahead(self._location.bucket(), ("/".join(at) for at in files), _SMALL)
         self._ahead = (*self._ahead, ahead)
-        try:
-            yield
-        finally:
-            self._ahead = tuple(each for each in self._ahead if each is not ahead)
-            ahead.stop()
+        return _Reading(self, ahead)
+
+    def _let_go(self, ahead: Ahead) -> None:
+        self._ahead = tuple(each for each in self._ahead if each is not ahead)
+        ahead.stop()
 
     def _spans(self, key: str, tail: Tail) -> memoryview:
         bucket = self._location.bucket()
@@ -214,6 +213,17 @@ class RemotePlace(Place):
     def side_folder(self, folder: str, name: str = "") -> RemoteSideFolder:
         """Return the place for the side files of the save called `name`; of the older format without a name."""
         return RemoteSideFolder(self._location, f"{folder}/{SIDE_FOLDER}" + (f"/{name}" if name else ""))
+
+
+class _Reading(AbstractContextManager[None]):
+    """The time in which objects are fetched ahead; unlike a generator it leaves alone the exceptions that pass it."""
+
+    def __init__(self, place: RemotePlace, ahead: Ahead) -> None:
+        self._place = place
+        self._ahead = ahead
+
+    def __exit__(self, *_: object) -> None:
+        self._place._let_go(self._ahead)
 
 
 class RemoteSource:
