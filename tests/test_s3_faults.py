@@ -103,7 +103,7 @@ def test_harm_on_any_request(
     check_agreement(endpoint, path, machines)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_run_through_harm(
     machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, proxy: Proxy, seed: int
 ) -> None:
@@ -117,7 +117,7 @@ def test_a_run_through_harm(
     check_agreement(endpoint, path, machines)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_large_result_through_harm(
     machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, proxy: Proxy, seed: int
 ) -> None:
@@ -138,7 +138,7 @@ def stall(request: Request, chance: random.Random) -> Fault:
     return chance.choice([Stall(10.0), StallAnswer(10.0)])
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 def test_stalls(machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, proxy: Proxy, seed: int) -> None:
     """Requests that hang for 10 s are waited for or repeated; nothing is lost or doubled."""
     here, there = machines
