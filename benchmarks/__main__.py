@@ -15,7 +15,7 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("main_road", "writers", "catalog_scale", "live_questions", "arrays", "dask_arrays", "s3")
+NAMES = ("main_road", "writers", "catalog_scale", "live_questions", "arrays", "dask_arrays", "s3", "ray_nodes")
 
 
 def main() -> None:

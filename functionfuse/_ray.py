@@ -182,6 +182,6 @@ def _listed(nodes: list[dict[str, float]]) -> str:
 
 def _is_growing() -> bool:
     """Tell whether an autoscaler is about to add a node."""
-    status = module().experimental.internal_kv._internal_kv_get(b"__autoscaling_status")
+    status = import_module("ray.experimental.internal_kv")._internal_kv_get(b"__autoscaling_status")
     report = json.loads(status).get("autoscaler_report") if status else None
     return bool(report and (report.get("pending_nodes") or report.get("pending_launches")))

@@ -310,6 +310,26 @@ def test_small_nodes_go_together(storage: FileStorage) -> None:
     assert len(storage.list_tasks("other")) >= 100
 
 
+def test_a_chain_of_small_nodes_goes_together(storage: FileStorage) -> None:
+    """Of a chain of quick nodes several are one task, and records are those of a local run all the same."""
+    node = fail_at(0, 10**6).set_name("c0")
+    for number in range(1, 100):
+        node = fail_at(node, 10**6).set_name(f"c{number}")
+    side = give(node.parents[0]).set_name("side")
+    assert run(node, side, storage=storage) == [0, 0]
+    ids = dict(storage.catalog.sql("SELECT task, blob_id::VARCHAR FROM tasks").fetchall())
+    assert len(ids) == 101
+    query = "SELECT task, inputs->>'number', parents FROM tasks WHERE task LIKE 'c%' AND task != 'c0'"
+    for task, parent, parents in storage.catalog.sql(query).fetchall():
+        before = f"c{int(task[1:]) - 1}"
+        assert (parent, parents) == (f"blob:{ids[before]}", [before])
+    assert flow(node, side, storage=storage, on_stale="error").run() is None
+    failing = fail_at(node, 0).set_name("end")
+    with pytest.raises(Failure) as caught:
+        flow(failing).run()
+    assert "in node 'end' of workflow 'flow'" in caught.value.__notes__
+
+
 # Objects
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from functionfuse._arguments import role_of, substitute
 from functionfuse._ray import module
-from functionfuse.backends._ray_worker import LARGE, Slot, Source, is_large
+from functionfuse.backends._ray_worker import LARGE, PREVIOUS, Slot, Source, is_large
 from functionfuse.workflow import Node
 
 _ATOMS = (int, float, complex, bool, type(None), type)
@@ -89,7 +89,7 @@ class Arguments:
         self._values += references
         if isinstance(source, dict):
             source = {keys: first + number for keys, number in source.items()}
-        elif isinstance(source, int):
+        elif isinstance(source, int) and source != PREVIOUS:
             source += first
         self.sources.append(source)
         return len(self.sources) - 1

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
-from functionfuse._arguments import references_in
+from functionfuse._arguments import nodes_in, references_in, role_of
 from functionfuse._task import MethodCall
 from functionfuse.backends._ray_worker import Keys, Source
 from functionfuse.workflow import Item, Node
@@ -39,6 +39,10 @@ class Holdings:
     def want(self, needs: Iterable[Need]) -> None:
         """Count one more use of each."""
         self._counts.update(list(needs))
+
+    def is_wanted_once(self, need: Need) -> bool:
+        """Tell whether one node needs it, and nobody else."""
+        return self._counts[need] == 1
 
     def is_wanted(self, need: Need) -> bool:
         """Tell whether somebody needs it."""
@@ -139,6 +143,13 @@ def need_of(consumer: Node, other: Node) -> Need | None:
     if is_method(consumer) and consumer.args[0] is other:
         return None
     return Need(moment(consumer, other), is_object=True)
+
+
+def takes_plainly(node: Node, other: Node) -> bool:
+    """Tell whether a node has another's result, or items of it, as arguments, and not inside of lists and the like."""
+    arguments = (*node.args, *node.kwargs.values())
+    inside = [value for value in arguments if role_of(type(value)) == "container"]
+    return Need(other) in needs_of(node) and all(found is not other for found in nodes_in(inside))
 
 
 def _hashable(keys: Keys) -> Keys:

@@ -10,21 +10,39 @@ from __future__ import annotations
 import copy
 import queue
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from functionfuse import _ray
 from functionfuse.backends._ray_calls import Arguments, Packer
-from functionfuse.backends._ray_needs import WHOLE, Holdings, Need, Needs, is_constructor, need_of, object_of
+from functionfuse.backends._ray_groups import Group, Groups
+from functionfuse.backends._ray_needs import (
+    WHOLE,
+    Holdings,
+    Need,
+    Needs,
+    is_constructor,
+    need_of,
+    object_of,
+)
 from functionfuse.backends._ray_schedule import Schedule
-from functionfuse.backends._ray_worker import SMALL, Call, Instance, Made, Session, Source, compute
-from functionfuse.backends._run import Plan, Run, Settings, iter_nodes, nothing_hidden
-from functionfuse.backends.plugins import Plugin
+from functionfuse.backends._ray_settings import RaySettings
+from functionfuse.backends._ray_worker import (
+    PREVIOUS,
+    Call,
+    Instance,
+    Made,
+    Session,
+    Source,
+    compute,
+    unknown_blob,
+)
+from functionfuse.backends._run import Plan, Run, iter_nodes, nothing_hidden
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.workflow import Node
 
@@ -37,35 +55,7 @@ _MANY = 1_000  # nodes, even if they want no core
 _SAVES = 8  # results that are on their way to the disk's node at once
 _SOFTLY = 5.0  # seconds that what is running has to end after it was cancelled, before it is ended by force
 
-# Nodes of functions that are small go together: a task of Ray's own costs more than they do.
-_PACE = 5  # calls that count
-_TOGETHER = 16  # nodes
-
-#: Nodes that are one task.
-Group = tuple[Node, ...]
 _Take = Callable[[Group, Future[Any]], None]
-
-
-@dataclass(frozen=True)
-class RaySettings(Settings):
-    """How a workflow wants to be run on Ray.
-
-    Attributes
-    ----------
-    options : dict
-        The options of remote functions and actors, by node.
-    plugins : dict
-        The plugins, by node.
-    return_results : bool
-        Whether the leaves' results come to the driver.
-    max_pending : int
-        How many nodes are given to Ray at once; 0 leaves it to this package.
-    """
-
-    options: dict[Node, _ray.Options] = field(default_factory=dict)
-    plugins: dict[Node, Plugin] = field(default_factory=dict)
-    return_results: bool = False
-    max_pending: int = 0
 
 
 class RayRun(Run):
@@ -94,7 +84,7 @@ class RayRun(Run):
         self._saves = Schedule([node for node in plan.compute if self._routed and node in self._kept], steps=1)
         self._needs = self._needs_of(plan)
         self._holdings = self._needs.holdings
-        self._paces: defaultdict[int, deque[float]] = defaultdict(partial(deque, maxlen=_PACE))  # by function's id
+        self._groups = Groups(self._schedule, self._holdings, self._workflow.func_of, self._settings.options)
 
     def _needs_of(self, plan: Plan) -> Needs:
         computed = set(plan.compute)
@@ -142,7 +132,7 @@ class RayRun(Run):
     def _submit(self) -> None:
         self._submit_saves()
         while self._schedule and (room := self._room()) > 0:
-            self._compute(self._group(room))
+            self._compute(self._groups.next(room, self._cores))
 
     def _room(self) -> int:
         """Return how many more nodes Ray may have."""
@@ -150,22 +140,6 @@ class RayRun(Run):
         if self._settings.max_pending:
             return self._settings.max_pending - pending
         return _MANY - pending if pending < _FEW or self._wanted_cores < _AHEAD * self._cores else 0
-
-    def _group(self, room: int) -> Group:
-        """Return the nodes that go next as one task: small ones together, as long as there is enough for all cores."""
-        nodes = [self._schedule.pop()]
-        if self._is_small(nodes[0]):
-            most = min(room, _TOGETHER, int(len(self._schedule) / (2 * self._cores or 1)))
-            while len(nodes) < most and self._schedule and self._is_small(self._schedule.peek()):
-                nodes.append(self._schedule.pop())
-        return tuple(nodes)
-
-    def _is_small(self, node: Node) -> bool:
-        """Tell whether a function took next to no time when it was last called in this run."""
-        if not node.storable or node in self._settings.options:
-            return False
-        last = self._paces.get(id(self._workflow.func_of(node)))
-        return last is not None and sorted(last)[len(last) // 2] < SMALL
 
     def _submit_saves(self) -> None:
         while self._saves and len(self._saving) < _SAVES:
@@ -204,12 +178,8 @@ class RayRun(Run):
         try:
             answer = self._runner(group[0], options).remote(self._session, calls, *values)
         except Exception as error:
-            if len(group) == 1:
-                self._note_failure(group[0], error)
-                raise
-            for node in group:  # one of them cannot be sent: which one?
-                self._compute((node,))
-            return
+            self._note_failure(next(filter(None, map(_unsendable, group, calls)), group[0]), error)
+            raise
         told, *references = answer if count else [answer]
         self._hold(group, calls, references)
         self._in_flight[group] = told
@@ -225,6 +195,9 @@ class RayRun(Run):
             values.append(self._packer.pack(function))
         arguments = Arguments(node, partial(self._source_of, node), self._packer, values)
         origin = self._origin(node)
+        is_followed = node in self._groups.followed
+        if is_followed and self._provenance is not None and node in self._kept:
+            self._provenance.know_blob(node, unknown_blob(self.run_id))
         return Call(
             node.get_name(),
             functions[id(function)],
@@ -233,7 +206,8 @@ class RayRun(Run):
             arguments.sources,
             origin if origin and not self._routed else None,
             self._prepared.get(node),
-            self._needs.wanted(node),
+            () if is_followed else self._needs.wanted(node),
+            is_followed,
         )
 
     def _hold(self, group: Group, calls: list[Call], references: list[Any]) -> None:
@@ -261,6 +235,8 @@ class RayRun(Run):
         need = need_of(consumer, other)
         if need is None:
             return None, []
+        if self._groups.followed.get(other) is consumer:
+            return PREVIOUS, []
         held = self._holdings.get(need)
         if held is not None:
             return held
@@ -276,7 +252,7 @@ class RayRun(Run):
     def _computed(self, group: Group, future: Future[Any]) -> None:
         self._forget(group)
         for node, made in zip(group, self._outcome(group, future), strict=True):
-            self._paces[id(self._workflow.func_of(node))].append(made.seconds)
+            self._groups.note(node, made.seconds)
             self._made(node, made)
 
     def _forget(self, group: Group) -> None:
@@ -405,3 +381,12 @@ class RayRun(Run):
         self._holdings = Holdings()
         self._packer = Packer()
         self._actors.clear()
+
+
+def _unsendable(node: Node, call: Call) -> Node | None:
+    """Return the node if its arguments cannot be pickled."""
+    try:
+        _ray.module().cloudpickle.dumps(call)
+    except Exception:
+        return node
+    return None

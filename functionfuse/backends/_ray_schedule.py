@@ -43,6 +43,15 @@ class Schedule:
         """Return the first node, in the order of the plan, that waits for nothing."""
         return heapq.heappop(self._ready)[1]
 
+    def only_child(self, node: Node) -> Node | None:
+        """Return the node that waits for this one and for nothing else, if no other waits for this one."""
+        children = self._children[node]
+        return children[0] if len(children) == 1 and self._missing[children[0]] == 1 else None
+
+    def take(self, node: Node) -> None:
+        """Take a node out, which goes together with the one that it waits for."""
+        self._missing[node] = 0
+
     def finish(self, node: Node) -> None:
         """Let the nodes go that waited for this one only."""
         for child in self._children[node]:

@@ -25,11 +25,14 @@ SMALL = 5e-3
 #: Bytes from which something is large: it is put into Ray's store by itself.
 LARGE = 1 << 16
 
+#: The source that is the result of the call before.
+PREVIOUS = -1
+
 #: The keys of an item, one after the other; none for the whole result.
 Keys = tuple[Any, ...]
 
-#: Where a worker has a result from: the number of an argument of the task; of an item, by its keys; the name of a
-#: stored result; None for the actor's own object.
+#: Where a worker has a result from: the number of an argument of the task, or `PREVIOUS`; of an item, by its keys; the
+#: name of a stored result; None for the actor's own object.
 Source = int | dict[Keys, int] | str | None
 
 
@@ -97,6 +100,8 @@ class Call(NamedTuple):
         A plugin's part.
     returns : tuple of Keys
         What of the result other nodes need.
+    is_followed : bool
+        Whether the next call needs it.
     """
 
     node: str
@@ -107,6 +112,7 @@ class Call(NamedTuple):
     origin: str | None
     prepare: Callable[[], object] | None
     returns: tuple[Keys, ...]
+    is_followed: bool
 
 
 class Made(NamedTuple):
@@ -153,11 +159,20 @@ def compute(session: bytes, calls: list[Call], *values: Any) -> Any:
     shared: Session = unpacked(session)
     told: list[Made] = []
     wanted: list[Any] = []
+    value = None
     for call in calls:
-        value, made = _blamed(shared, call, values) if len(calls) > 1 else _computed(shared, call, values)
+        if told and call.origin is not None:
+            call = call._replace(origin=call.origin.replace(unknown_blob(shared.run_id), told[-1].blob_id or ""))
+        one = _computed if len(calls) == 1 else _blamed
+        value, made = one(shared, call, (*values, value))
         told.append(made)
         wanted += _wanted(call, value)
     return _answer(told, wanted)
+
+
+def unknown_blob(run_id: str) -> str:
+    """Return what stands in a record for the blob of the call before, until that is saved."""
+    return f"{run_id}#"
 
 
 class Instance:
@@ -203,7 +218,8 @@ def _computed(session: Session, call: Call, values: Any) -> tuple[Any, Made]:
     if storage is not None and call.origin is not None:
         footer = storage.kept(session.workflow, call.node, call.origin)
         if footer is not None:
-            return storage.read_task(session.workflow, call.node) if call.returns else None, Made(footer.blob_id)
+            wanted = call.returns or call.is_followed
+            return storage.read_task(session.workflow, call.node) if wanted else None, Made(footer.blob_id)
     return _made(session, call, values, None)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Literal
 
@@ -37,7 +36,6 @@ _FOR_BACKENDS = frozenset(
     {"ahead", "flush", "footer", "footers", "keep", "kept", "note", "restore", "routed", "stored"}
 )
 _USUAL = Options()
-_READERS = 8  # threads that look at blobs: where each look is a question to a server, one after the other takes long
 
 
 class Storage(Catalogued):
@@ -183,12 +181,7 @@ class Storage(Catalogued):
         self._place.check()
 
     def kept(self, workflow_name: str, task_name: str, origin: str) -> record.Footer | None:
-        """Return what an earlier attempt to keep a result has left: a worker died after its save, and is begun again.
-
-        Parameters
-        ----------
-        workflow_name, task_name, origin
-            As for `keep`.
+        """Return what an earlier attempt to `keep` a result has left: a worker died after its save, and is begun again.
 
         Returns
         -------
@@ -275,25 +268,16 @@ class Storage(Catalogued):
     def footers(self, workflow_name: str, task_names: Sequence[str]) -> list[record.Footer | None]:
         """Return what the blobs of stored results say of themselves, several at a time; None for those that are gone.
 
-        Parameters
-        ----------
-        workflow_name, task_names
-            The workflow, and its tasks.
-
         Returns
         -------
         list of (Footer or None)
-            As `footer` returns them.
+            As `footer` returns them, in the order of the names.
         """
-
-        def footer_of(task_name: str) -> record.Footer | None:
-            try:
-                return self.footer(workflow_name, task_name)
-            except TaskNotFound:
-                return None
-
-        with ThreadPoolExecutor(_READERS) as pool:
-            return list(pool.map(footer_of, task_names))
+        found: list[record.Footer | None] = [None] * len(task_names)
+        for number, task_name in enumerate(task_names):
+            with suppress(TaskNotFound):
+                found[number] = self.footer(workflow_name, task_name)
+        return found
 
     def file_exists(self, workflow_name: str, task_name: str) -> bool:
         """Tell whether a result is stored under these names."""

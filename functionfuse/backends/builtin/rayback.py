@@ -8,7 +8,8 @@ from typing import Any
 
 from functionfuse import _ray
 from functionfuse._progress import shown
-from functionfuse.backends._ray_run import RayRun, RaySettings
+from functionfuse.backends._ray_run import RayRun
+from functionfuse.backends._ray_settings import RaySettings
 from functionfuse.backends._stored import StoredWorkflow
 from functionfuse.backends.plugins import Plugin
 from functionfuse.workflow import Node
