@@ -478,7 +478,7 @@ class Catalog:
             A glob on the names of the workflows that are verified.
         repair : bool
             Whether to mend: the index believes what is there, damaged files and side files that nobody declares are
-            moved to ``.catalog/quarantine``. Nothing is deleted.
+            moved to ``.catalog/quarantine``, in a remote storage ``.quarantine``. Nothing is deleted.
 
         Returns
         -------
