@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from catalog import questions
@@ -19,8 +20,6 @@ from catalog.task import Task, task_of
 from catalog.times import Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import duckdb
 
     from catalog.export import Export

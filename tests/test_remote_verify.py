@@ -244,7 +244,7 @@ def test_a_large_object_is_moved_in_parts(storage: Storage, objects: Objects, mo
 
 
 def test_who_may_read_only(s3server: Any) -> None:
-    """Somebody who may only read finds what is wrong; his repair is refused, finding by finding, and changes nothing."""
+    """Who may only read finds what is wrong; the repair is refused, finding by finding, and changes nothing."""
     path = s3server.endpoint.prefix()
     owner = storage_factory(s3server.endpoint.config(path))
     for name in ("gone", "damaged", "sound"):  # of the last one only its object tells that it came true
