@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from catalog import questions
@@ -19,8 +20,6 @@ from catalog.task import Task, task_of
 from catalog.times import Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import duckdb
 
     from catalog.export import Export
@@ -478,7 +477,7 @@ class Catalog:
             A glob on the names of the workflows that are verified.
         repair : bool
             Whether to mend: the index believes what is there, damaged files and side files that nobody declares are
-            moved to ``.catalog/quarantine``. Nothing is deleted.
+            moved to ``.catalog/quarantine``, in a remote storage ``.quarantine``. Nothing is deleted.
 
         Returns
         -------

@@ -7,9 +7,9 @@ CatalogError
 ├── NewerFormat (RuntimeError)      written by a newer version
 ├── InvalidQuestion (ValueError)    a filter, a date or an SQL text that cannot be answered
 ├── NoSuchTask (FileNotFoundError)  nothing is stored under a name
-├── ExportRefused (OSError)         an export that would go nowhere or over something
-└── CatalogUnusable (OSError)       no storage there, or its catalog cannot be reached
-    └── Refused (PermissionError)   credentials or permissions do not suffice
+├── CatalogUnusable (OSError)       no storage there, or its catalog cannot be reached
+│   └── Refused (PermissionError)   credentials or permissions do not suffice
+└── ExportRefused (OSError)         an export that would go nowhere or over something
 """
 
 from __future__ import annotations

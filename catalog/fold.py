@@ -61,6 +61,7 @@ class Fold:
         self._blobs = Blobs(self._history, folder, self._tell)
         self._competing: list[tuple[str, str]] = []
         self._listed: set[str] = set()  # segments
+        self._given_up: set[str] = set()  # segments that were compacted without what is pending in them
 
     def refresh(self) -> Refreshed:
         """Fold in all that is new."""
@@ -69,6 +70,7 @@ class Fold:
         self._settle_competing()
         self._blobs.look_through_folders()
         self._settle_competing()
+        self._give_up()
         torn = self._history.rows("SELECT coalesce(sum(torn), 0) FROM segments")[0][0]
         return Refreshed(self._history.added, int(torn) + unended)
 
@@ -81,6 +83,14 @@ class Fold:
         while self._competing:  # what the blobs tell may compete again
             names, self._competing = self._competing, []
             self._blobs.settle(names)
+
+    def _give_up(self) -> None:
+        """Forget what did not come true before its segment was compacted, as whoever folds only that never knows it."""
+        while self._given_up:  # what is compacted meanwhile may hold more of it
+            segments, self._given_up = self._given_up, set()
+            self._blobs.settle(self._history.pending_in(segments))
+            self._settle_competing()
+            self._history.give_up(segments)
 
     # Journal
 
@@ -142,7 +152,9 @@ class Fold:
             watermarks = dict(self._history.rows("SELECT name, position FROM segments"))
             segments = compacted.segments(file)
             new = [each for each in segments if each.position > watermarks.get(each.name, 0)]
-            if self._folder.is_remote and self._history.doubts({each.name for each in segments}):
+            names = {each.name for each in segments}
+            if self._folder.is_remote and self._history.pending_in(names):
+                self._given_up |= names
                 for table in compacted.tables(file):
                     self._competing += self._history.confirm(table)
             for table in compacted.tables(file) if new else ():

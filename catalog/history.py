@@ -170,9 +170,16 @@ class History:
         closed = list(opened.intersection(segments))
         return self._settled(closed) if closed else []
 
-    def doubts(self, segments: Collection[str]) -> bool:
-        """Tell whether an event of these segments is pending."""
-        return not {segment for (segment,) in self.rows("SELECT DISTINCT segment FROM pending")}.isdisjoint(segments)
+    def pending_in(self, segments: Collection[str]) -> list[tuple[str, str]]:
+        """Return workflow and task of the pending events of segments."""
+        rows = self.rows("SELECT workflow, task, segment FROM pending")
+        return [(workflow, task) for workflow, task, segment in rows if segment in segments]
+
+    def give_up(self, segments: Collection[str]) -> None:
+        """Forget the pending events of segments, but where nothing else is known of a name."""
+        pending = "SELECT event_id FROM pending WHERE segment IN (SELECT unnest(?))"
+        self.run(f"DELETE FROM past WHERE event_id IN ({pending})", list(segments))
+        self.run(f"DELETE FROM pending WHERE event_id IN ({pending} ANTI JOIN latest USING (event_id))", list(segments))
 
     def confirm(self, table: pa.Table) -> list[tuple[str, str]]:
         """Take the events in compacted rows to have come true; returns as `close` does."""

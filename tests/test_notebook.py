@@ -9,7 +9,7 @@ import os
 import pydoc
 import time
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -384,7 +384,7 @@ def public_functions(cls: type) -> list[Callable[..., Any]]:
 def test_types(cls: type) -> None:
     """Every parameter and result of a public method has a type, which can be resolved."""
     known = {"Catalog": Catalog, "duckdb": duckdb, "date": date, "datetime": datetime}
-    known |= {"Age": Age, "Export": Export, "Mapping": Mapping, "Verification": Verification}
+    known |= {"Age": Age, "Export": Export, "Verification": Verification}
     untyped = []
     for function in public_functions(cls):
         hints = typing.get_type_hints(function, localns=known)

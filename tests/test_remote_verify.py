@@ -241,3 +241,27 @@ def test_a_large_object_is_moved_in_parts(storage: Storage, objects: Objects, mo
     (finding,) = storage.verify(repair=True).damaged
     assert objects[finding.done.removeprefix("moved to ")] == data
     assert storage.verify().ok
+
+
+def test_who_may_read_only(s3server: Any) -> None:
+    """Who may only read finds what is wrong; the repair is refused, finding by finding, and changes nothing."""
+    path = s3server.endpoint.prefix()
+    owner = storage_factory(s3server.endpoint.config(path))
+    for name in ("gone", "damaged", "sound"):  # of the last one only its object tells that it came true
+        owner.save("w", name, name)
+    objects = Objects(owner)
+    objects["w/damaged"] = b"damaged"
+    objects["w/copy"] = objects["w/sound"]
+    del objects["w/gone"]
+    before = s3server.endpoint.objects(path)
+    reader = storage_factory(s3server.reader.config(path))
+    expected = {"missing": ["w/gone"], "unlisted": ["w/copy"], "damaged": ["w/damaged"]}
+    assert found(reader.verify()) == expected
+    report = reader.verify(repair=True)
+    assert found(report) == expected
+    for finding in (*report.missing, *report.damaged):
+        assert "access is refused" in finding.done
+    assert s3server.endpoint.objects(path) == before
+    assert {name.partition("/")[2] for name in names(reader)} >= {"sound", "copy"}
+    del expected["unlisted"]  # the index, which is the same for both here, knows it now
+    assert found(owner.verify()) == expected
