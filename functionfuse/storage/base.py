@@ -274,9 +274,12 @@ class Storage(Catalogued):
             As `footer` returns them, in the order of the names.
         """
         found: list[record.Footer | None] = [None] * len(task_names)
-        for number, task_name in enumerate(task_names):
+
+        def look(number: int) -> None:
             with suppress(TaskNotFound):
-                found[number] = self.footer(workflow_name, task_name)
+                found[number] = self.footer(workflow_name, task_names[number])
+
+        self._place.each(look, range(len(task_names)))
         return found
 
     def file_exists(self, workflow_name: str, task_name: str) -> bool:
