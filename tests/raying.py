@@ -14,22 +14,15 @@ ray = pytest.importorskip("ray")
 
 TESTS = Path(__file__).resolve().parent
 
-#: Without these a cluster of several nodes on one machine hangs, and Ray calls home.
+#: The first: a cluster of several nodes on one machine hangs without it. The last: a busy machine takes its time.
 SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
 }
 
-#: Ray forks with threads, leaves pipes of its processes to the garbage collector, and announces a change of its own.
-MARKS = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+MARKS = [pytest.mark.slow]
 
 
 @contextmanager
