@@ -17,7 +17,7 @@ from catalog import compacted
 from catalog.folder import Folder, Found, Segment
 from catalog.history import History
 from catalog.lines import Part, lines_of
-from catalog.settle import Blobs
+from catalog.settle import ROUNDS, Blobs
 
 if TYPE_CHECKING:
     import duckdb
@@ -80,9 +80,13 @@ class Fold:
         self._settle_competing()
 
     def _settle_competing(self) -> None:
-        while self._competing:  # what the blobs tell may compete again
+        for _ in range(ROUNDS):
+            if not self._competing:
+                return
             names, self._competing = self._competing, []
-            self._blobs.settle(names)
+            self._blobs.settle(names)  # what the blobs tell may compete again
+        names, self._competing = self._competing, []
+        self._blobs.settle_known(names)
 
     def _give_up(self) -> None:
         """Forget what did not come true before its segment was compacted, as whoever folds only that never knows it."""
@@ -172,13 +176,13 @@ class Fold:
             return False
         added = self._history.added
         self._fold_journal()  # a line is written before its blob appears, but perhaps after the journal was read
-        if self._history.added > added:
-            return True
-        if self._written(unknown):
+        news = self._history.added > added
+        unknown = self._unknown(unknown)
+        if unknown and self._written(unknown):
             self._fold_journal()
-        else:
+        elif unknown:
             self._keep(unknown)
-        return self._history.added > added + len(unknown)
+        return news
 
     def _written(self, found: list[Found]) -> bool:
         with suppress(OSError):  # a full disk, say

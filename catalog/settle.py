@@ -9,8 +9,9 @@ told to the journal; nothing else is looked at.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from itertools import islice
+from typing import TypeVar
 
 from catalog.folder import Folder, Found, Unreadable
 from catalog.history import History
@@ -22,11 +23,15 @@ _LONGEST = 600.0  # seconds: not even a clock that jumped back lets a folder alo
 _GRAIN = 2_000_000_000  # ns: within the coarsest clock of file systems, a folder may change and keep its time
 _AT_ONCE = 10_000  # files that are taken in together: bounds the memory that a folder of older results takes
 
+#: Looks of one question at names at which others save and remove all the time.
+ROUNDS = 5
+
 _NOTHING = "nothing"  # the id of the blob where none is
 
 Name = tuple[str, str]
 Names = Iterable[Name]
 Look = Found | Unreadable | None
+K = TypeVar("K")
 
 
 class Blobs:
@@ -65,7 +70,7 @@ class Blobs:
         if self._folder.is_remote:
             rows = [row for row in rows if row[2] in segments]
         names = [(workflow, task) for workflow, task, _, _ in rows]
-        there = dict(zip(names, self._found(names), strict=True))
+        there = self._looks_at(names)
         changed = {(w, t): there[w, t] for w, t, _, looked in rows if _id_of(there[w, t]) != looked}
         if changed:
             self._settle_some(list(changed), changed)
@@ -76,20 +81,43 @@ class Blobs:
         while some := list(islice(each, _AT_ONCE)):
             self._settle_some(some)
 
-    def _settle_some(self, names: list[Name], looks: Mapping[Name, Look] | None = None) -> None:
-        if looks is None:
-            looks = dict(zip(names, self._found(names), strict=True))
-        while True:
-            # Damaged: the journal's word stands, and reading it says what is wrong.
-            present = {name: found for name, found in looks.items() if isinstance(found, Found)}
-            if not self._tell(list(present.values())):
-                break
-            looks = dict(zip(names, self._found(names), strict=True))
+    def settle_known(self, names: Names) -> None:
+        """Look at the blobs of `names`, and believe those that the journal has told of.
+
+        The line of another is on its way, and will have the name looked at again if it does not follow from what is
+        believed here.
+        """
+        looks = self._looks_at(list(names))
+        known = self._history.knows(found.event_id for found in looks.values() if isinstance(found, Found))
+        self._believe({n: look for n, look in looks.items() if look is None or _id_of(look) in known})
+
+    def _settle_some(self, names: list[Name], looks: dict[Name, Look] | None = None) -> None:
+        self._believe(self._told(self._looks_at(names) if looks is None else looks, self._looks_at))
+
+    def _believe(self, looks: dict[Name, Look]) -> None:
         absent = [name for name, found in looks.items() if found is None]
+        # What is damaged is left out: the journal's word stands, and reading it says what is wrong.
+        present = {name: found for name, found in looks.items() if isinstance(found, Found)}
         if absent:
             self._settle_absent(absent)
         if present:
             self._settle_present(present)
+
+    def _told(self, looks: dict[K, Look], look: Callable[[list[K]], dict[K, Look]]) -> dict[K, Look]:
+        """Tell what was found, and look again where the journal says by then that it was replaced, or appeared."""
+        for _ in range(ROUNDS):
+            present = {found.event_id: key for key, found in looks.items() if isinstance(found, Found)}
+            if not self._tell([found for found in looks.values() if isinstance(found, Found)]):
+                break
+            replaced = [present[event_id] for (event_id,) in self._history.rows(_REPLACED, list(present))]
+            again = replaced + [key for key, found in looks.items() if found is None]
+            if not again:
+                break
+            looks = looks | look(again)
+        return looks
+
+    def _looks_at(self, names: list[Name]) -> dict[Name, Look]:
+        return dict(zip(names, self._found(names), strict=True))
 
     def _found(self, names: list[Name]) -> list[Look]:
         return self._folder.each(lambda name: self._folder.look(from_text(name[0]), from_text(name[1])), names)
@@ -186,16 +214,15 @@ class Blobs:
         return next((text for text in known if encode(from_text(text)) == folder), folder)
 
     def _take_arrived(self, folder: str, files: list[str]) -> None:
-        found = self._readable(folder, files)
-        while self._tell(found):
-            found = self._readable(folder, files)
+        def look(files: list[str]) -> dict[str, Look]:
+            looks = self._folder.each(lambda file: self._folder.look_at(folder, file), files)
+            return dict(zip(files, looks, strict=True))
+
+        # What else lies there is left alone.
+        found = [each for each in self._told(look(files), look).values() if isinstance(each, Found)]
         ids = [each.event_id for each in found]
         self._history.choose("SELECT unnest(?::UUID[])", ids)
         self._history.run("DELETE FROM pending WHERE event_id IN (SELECT unnest(?::UUID[]))", ids)
-
-    def _readable(self, folder: str, files: list[str]) -> list[Found]:
-        looks = self._folder.each(lambda file: self._folder.look_at(folder, file), files)
-        return [each for each in looks if isinstance(each, Found)]  # what else lies there is left alone
 
 
 def _id_of(look: Look) -> str | None:
@@ -209,6 +236,10 @@ def _is_hidden(file: str, files: set[str]) -> bool:
     name = decode(file)
     return name is not None and encode(name) != file and encode(name) in files
 
+
+_REPLACED = """
+    SELECT DISTINCT replaces::VARCHAR FROM history WHERE replaces IN (SELECT unnest(?::UUID[]))
+"""
 
 _LOOKED = """
     UPDATE pending SET looked = names.found FROM (
