@@ -24,8 +24,10 @@ FROM_HERE := --no-build-isolation --editable .
 COMPILE := --quiet --python-platform linux --only-binary :all: --generate-hashes \
   --no-emit-index-url --no-emit-build-options --custom-compile-command 'make lock' $(LOCK_FLAGS)
 
-# What says nothing about the versions of the dependencies is not run on the oldest of them.
-NOT_ON_OLDEST := --ignore=tests/test_docs.py --ignore=tests/test_structure.py
+# What says nothing about the versions of the dependencies is not run on the oldest of them; nor what their oldest versions
+# of NumPy, pandas and PyArrow do differently themselves: odd values in property tests, infinities in a table's statistics.
+NOT_ON_OLDEST := --ignore=tests/test_docs.py --ignore=tests/test_structure.py \
+  --ignore=tests/test_roundtrip.py --ignore=tests/test_statistics.py
 
 # A process a core, each taking whole files.
 PARALLEL := -n auto --dist loadfile

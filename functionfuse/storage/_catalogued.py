@@ -11,7 +11,6 @@ from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _retention
 from functionfuse.storage._lookup import checked
 from functionfuse.storage._place import Place
-from functionfuse.storage._reading import footer_at
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -137,25 +136,21 @@ class Catalogued(ABC):
         plan = self.catalog.expired(workflow, keep_last=keep_last, older_than=older_than, larger_than=larger_than)
         if dry_run:
             return plan
+        from catalog.places import folder_of
         from catalog.retention import marked
 
         why = _retention.reason(keep_last=keep_last, older_than=older_than, larger_than=larger_than)
 
+        folder = folder_of(self._place.root, self._place.storage_options)
+
         def remove(workflow_name: str, task_name: str, blob_id: str) -> bool:
             at = self._find(workflow_name, task_name)
-            if self._id_at(at) != blob_id:  # saved anew since it was planned
+            if folder.id_at(*at) != blob_id:  # saved anew since it was planned
                 return False
             self._remove(workflow_name, task_name, at, why)
             return True
 
         return marked(plan, _retention.carry_out(plan.project(_retention.COLUMNS).fetchall(), remove))
-
-    def _id_at(self, at: tuple[str, str]) -> str | None:
-        try:
-            footer = footer_at(self._place, *at)
-        except TaskNotFound:
-            return None
-        return footer.blob_id if footer else None
 
     def pin(self, workflow_name: str, task_name: str) -> None:
         """Protect a result from `gc`, and whatever is saved under its name later, until it is unpinned.
