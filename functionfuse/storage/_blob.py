@@ -134,15 +134,15 @@ class BlobWriter:
         return self._place.publish(self._file, *self._at)
 
     def discard(self) -> None:
-        """Delete the hidden file and the side files, unless the blob is published already.
+        """Delete the hidden file and the side files, unless the blob is published already or just being published.
 
         An interrupt may strike between the rename and its return; then the hidden file is gone, and all else stays.
         """
         digest, self._hash = self._hash, None
         if digest is not None:
             digest.abandon()
-        file, self._file = self._file, None
-        if file is None or file.discard():
+        if self._file is None or self._file.discard():
+            self._file = None
             self.side.discard()
 
     def _opened(self) -> Temporary:

@@ -49,7 +49,7 @@ class Temporary(Protocol):
         """End it; errors that were kept back are raised here."""
 
     def discard(self) -> bool:
-        """Delete it; False if it was published and so is no longer there."""
+        """Delete it; False if it was published, or is just being, and is not to be deleted."""
 
 
 class Side(Protocol):
@@ -85,7 +85,7 @@ class Change:
     act : callable
         Lets it appear or go; returns whether another try of it may have undone what somebody else did meanwhile.
     undo : callable
-        What is done if that fails.
+        What is done if that fails where nobody waits for it; who waits is told.
     after : callable
         What is done when it is true.
     size : int

@@ -68,11 +68,7 @@ class LocalPlace(Place):
 
     def commit(self, change: Change) -> None:
         """Tell the journal of a change, and do it; no other event of this process is told in between."""
-        try:
-            self.journal.append(change.line, change.act)
-        except BaseException:
-            change.undo()
-            raise
+        self.journal.append(change.line, change.act)
         change.after()
 
     def hand_over(self, change: Change, failed: Callable[[BaseException], BaseException]) -> None:
@@ -239,7 +235,8 @@ class LocalTemporary:
                 raise
             self._move_beside(path)  # the workflow's folder is a link to another file system
             os.replace(self._path, path)
-        _free_names.append(self._name)
+        name, self._name = self._name, ""
+        _free_names.append(name)
 
     def _move_beside(self, path: str) -> None:
         beside = os.path.join(os.path.dirname(path), f".{os.path.basename(self._path)}")
@@ -254,6 +251,8 @@ class LocalTemporary:
 
     def discard(self) -> bool:
         """Delete the file; False if it was published and so is no longer there."""
+        if not self._name:  # another may have the path by now
+            return False
         if self._handle >= 0:
             self.close()
         try:

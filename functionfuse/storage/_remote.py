@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
@@ -16,7 +17,7 @@ from catalog.remote import pool
 from catalog.remote.bucket import Changed, Tail, Upload
 from catalog.remote.journal import Deed, RemoteJournal, journal_at
 from catalog.remote.location import Location
-from functionfuse.errors import UnsupportedFormat
+from functionfuse.errors import StorageUnusable, UnsupportedFormat
 from functionfuse.serializers.base import S3_PROTOCOL
 from functionfuse.storage._ahead import Ahead
 from functionfuse.storage._memory import anonymous
@@ -180,9 +181,12 @@ class RemotePlace(Place):
 
     def ahead(self, files: Iterable[tuple[str, str]]) -> AbstractContextManager[None]:
         """Return a context in which small objects, and the ends of large ones, are fetched before they are needed."""
-        ahead = Ahead(self._location.bucket(), ("/".join(at) for at in files), _SMALL)
+        return _Reading(self, ["/".join(at) for at in files])
+
+    def _begin(self, keys: Iterable[str]) -> Ahead:
+        ahead = Ahead(self._location.bucket(), keys, _SMALL)
         self._ahead = (*self._ahead, ahead)
-        return _Reading(self, ahead)
+        return ahead
 
     def _let_go(self, ahead: Ahead) -> None:
         self._ahead = tuple(each for each in self._ahead if each is not ahead)
@@ -218,9 +222,12 @@ class RemotePlace(Place):
 class _Reading(AbstractContextManager[None]):
     """The time in which objects are fetched ahead; unlike a generator it leaves alone the exceptions that pass it."""
 
-    def __init__(self, place: RemotePlace, ahead: Ahead) -> None:
+    def __init__(self, place: RemotePlace, keys: Iterable[str]) -> None:
         self._place = place
-        self._ahead = ahead
+        self._keys = keys
+
+    def __enter__(self) -> None:
+        self._ahead = self._place._begin(self._keys)
 
     def __exit__(self, *_: object) -> None:
         self._place._let_go(self._ahead)
@@ -277,7 +284,7 @@ class RemoteTemporary:
         self._upload: Upload | None = None
         self._sent: list[Future[None]] = []
         self._count = 0
-        self._is_published = False
+        self._is_over = threading.Lock()  # taken by who publishes or discards it
 
     def open(self) -> None:
         """Do nothing: the first bytes begin it."""
@@ -320,12 +327,15 @@ class RemoteTemporary:
 
     def publish(self) -> bool:
         """Let the object appear; return whether that took more than one try."""
-        if self._upload is None:
-            again = self._bucket.put(self._key, b"".join(self._chunks))
-        else:
-            again = self._complete(self._upload)
-        self._is_published = True
-        return again
+        if not self._is_over.acquire(blocking=False):
+            raise StorageUnusable(f"{self._bucket.url}/{self._key} was given up before it was published: save it again")
+        try:
+            if self._upload is None:
+                return self._bucket.put(self._key, b"".join(self._chunks))
+            return self._complete(self._upload)
+        except BaseException:
+            self._is_over.release()
+            raise
 
     def _complete(self, upload: Upload) -> bool:
         try:
@@ -336,8 +346,8 @@ class RemoteTemporary:
             raise
 
     def discard(self) -> bool:
-        """Forget what was sent; False if it was published."""
-        if self._is_published:
+        """Forget what was sent; False if it was published or is just being."""
+        if not self._is_over.acquire(blocking=False):
             return False
         upload, self._upload = self._upload, None
         self._chunks = []

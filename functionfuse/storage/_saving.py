@@ -67,11 +67,6 @@ def keep(target: Target, obj: Any, origin: str, commit: Callable[[Change], None]
     if origin:
         fields.append(origin)
     writer = BlobWriter(place, *target.at, blob_id)
-    try:
-        line = _write(writer, target.registry, target.options, obj, fields)
-    except BaseException:
-        writer.discard()
-        raise
 
     def after() -> None:
         if target.options.fsync:
@@ -79,7 +74,12 @@ def keep(target: Target, obj: Any, origin: str, commit: Callable[[Change], None]
         if present:
             _removal.forget(present, target.registry, *target.at)
 
-    commit(Change(target.at, line, writer.publish, writer.discard, after, writer.size))
+    try:
+        line = _write(writer, target.registry, target.options, obj, fields)
+        commit(Change(target.at, line, writer.publish, writer.discard, after, writer.size))
+    except BaseException:  # also an interrupt on the way from one to the other
+        writer.discard()
+        raise
     return blob_id
 
 
