@@ -28,8 +28,8 @@ DESCRIPTORS = Path("/proc/self/fd")
 # multiprocessing's resource tracker. (A forgotten pipe of Popen is a ResourceWarning.)
 PROCESS_WIDE = ("/dev/", "/proc/", "anon_inode:", "pipe:")
 
-# Servers to which a process keeps its connections; after a cluster of Ray has ended, threads of Ray's in the process that
-# used it still try to reach it for a while, during whatever test comes next.
+# Servers to which a process keeps its connections. (After a cluster of Ray has ended, threads of Ray's in the
+# process that used it still try to reach it for a while, during whatever test comes next.)
 KEEP_CONNECTIONS = frozenset({"s3server", "motoserver", "proxy"})
 
 FAILED = pytest.StashKey[bool]()
