@@ -56,6 +56,7 @@ _SAVES = 8  # results that are on their way to the disk's node at once
 _SOFTLY = 5.0  # seconds that what is running has to end after it was cancelled, before it is ended by force
 
 _Take = Callable[[Group, Future[Any]], None]
+_Translate = Callable[[BaseException], BaseException]
 
 
 class RayRun(Run):
@@ -72,7 +73,7 @@ class RayRun(Run):
         self._in_flight: dict[Group, Any] = {}
         self._pending = 0
         self._finished: deque[Node] = deque()
-        self._watch = _ray.Watch()
+        self._watch, self._disk_watch = _ray.Watch(), _ray.Watch()
         self._cores = _ray.cores()
         self._wanted_cores = 0.0
         self._actors: dict[Node, Any] = {}
@@ -151,17 +152,21 @@ class RayRun(Run):
         except queue.Empty:
             self._cores = _ray.cores()  # nodes may have come
             self._watch.look(lambda: [self._options_of(group[0]) for group in self._in_flight])
+            if self._routed is not None:
+                self._routed.look(self._disk_watch)
         else:
             take(group, future)
 
     def _options_of(self, node: Node) -> _ray.Options:
         return self._settings.options.get(node if node.storable else object_of(node), {})
 
-    def _outcome(self, group: Group, future: Future[Any]) -> Any:
+    def _outcome(self, group: Group, future: Future[Any], unsent: _Translate | None = None) -> Any:
         raised = future.exception()
         if raised is None:
             return future.result()
         error, name = _ray.original(raised)
+        if name is None and unsent is not None:
+            error = unsent(error)
         self._note_failure(next((node for node in self._nodes if node.get_name() == name), group[0]), error)
         raise error
 
@@ -306,7 +311,9 @@ class RayRun(Run):
         (node,) = group
         del self._saving[node]
         assert self._provenance is not None
-        self._provenance.know_blob(node, self._outcome(group, future))
+        assert self._routed is not None
+        unsent = partial(self._routed.unsent, self._name, node.get_name())
+        self._provenance.know_blob(node, self._outcome(group, future, unsent))
         self._saves.finish(node)
         if self._hands_on_what_is_read():
             self._schedule.finish(node)

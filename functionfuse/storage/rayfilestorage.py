@@ -23,6 +23,8 @@ from functionfuse.storage.base import Storage
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
+_REFUSALS = (TypeError, ValueError, AttributeError, RuntimeError, pickle.PicklingError)  # of what cannot be pickled
+
 
 def on_disk(storage: bytes, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], *_: Any) -> Any:
     """Call a method of a storage, on the node that owns its disk.
@@ -45,10 +47,16 @@ def on_disk(storage: bytes, method: str, args: tuple[Any, ...], kwargs: dict[str
 
 
 def keep_on_disk(storage: bytes, workflow_name: str, task_name: str, obj: Any, origin: str) -> str:
-    """Store a result there, once: Ray begins again what a dead worker was at; returns the id of the blob."""
-    there = _unpacked(storage)
-    earlier = there.kept(workflow_name, task_name, origin)
-    return earlier.blob_id if earlier else there.keep(workflow_name, task_name, obj, origin)
+    """Store a result there, once: Ray begins again what a dead worker was at; returns the id of the blob.
+
+    An error is blamed on its task.
+    """
+    try:
+        there = _unpacked(storage)
+        earlier = there.kept(workflow_name, task_name, origin)
+        return earlier.blob_id if earlier else there.keep(workflow_name, task_name, obj, origin)
+    except Exception as error:
+        raise _ray.Blamed(task_name, error) from error
 
 
 def read_from_disk(storage: bytes, workflow_name: str, task_name: str, *_: Any) -> Any:
@@ -156,9 +164,8 @@ class FileStorage(Storage):
         self._connect()
         try:
             reference = self.keep_later(workflow_name, task_name, obj, origin)
-        except (TypeError, ValueError, AttributeError, RuntimeError, pickle.PicklingError) as error:
-            reason = str(error).partition("\n")[0]  # Ray's account of what it looked at goes on for pages
-            raise named(UnpicklableResult(reason), workflow_name, task_name) from error
+        except _REFUSALS as error:
+            raise self.unsent(workflow_name, task_name, error) from error
         blob_id: str = self._fetch(reference)
         return blob_id
 
@@ -178,6 +185,15 @@ class FileStorage(Storage):
             Of the blob's id.
         """
         return self._submit(keep_on_disk, "keep", workflow_name, task_name, obj, origin)
+
+    def unsent(self, workflow_name: str, task_name: str, error: BaseException) -> BaseException:
+        """Return what is raised for a result that does not reach the disk's node, given what Ray raised."""
+        if not isinstance(error, _REFUSALS):
+            return error
+        reason = str(error).partition("\n")[0]  # Ray's account of what it looked at goes on for pages
+        refusal = named(UnpicklableResult(reason), workflow_name, task_name)
+        refusal.__cause__ = error
+        return refusal
 
     def restore_later(self, workflow_name: str, task_name: str, *after: Any) -> Any:
         """Read a result, when the references `after` are there; return a reference to it."""
@@ -214,7 +230,17 @@ class FileStorage(Storage):
         try:
             return _ray.fetch(reference, self._remote_args)
         except InfeasibleResources as error:
-            raise StorageUnusable(f"the node that owns the disk of {self!r} is not there: {error}") from error
+            raise self._unreachable(error) from error
+
+    def look(self, watch: _ray.Watch) -> None:
+        """Raise `StorageUnusable` if the node that owns the disk has not been there for some seconds."""
+        try:
+            watch.look(lambda: [self._remote_args])
+        except InfeasibleResources as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: InfeasibleResources) -> StorageUnusable:
+        return StorageUnusable(f"the node that owns the disk of {self!r} is not there: {error}")
 
     def _connect(self) -> None:
         if self._init_args is not None:
