@@ -1,4 +1,4 @@
-"""Where a remote storage is, and the one file system a process has for it."""
+"""Where a remote storage is, and the way to it that a process has."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from catalog.errors import CatalogUnusable
 from catalog.remote.bucket import Bucket
+from catalog.remote.systems import shared
 
 _buckets: dict[Location, Bucket] = {}
 _lock = threading.Lock()
@@ -63,7 +64,8 @@ def _opened(location: Location) -> Bucket:
         import fsspec
 
         made = {"auto_mkdir": True} if protocol in ("file", "local") else {}
-        system = fsspec.filesystem(protocol, **{**made, **location.options}, skip_instance_cache=protocol != "memory")
+        given = {**made, **location.options, "skip_instance_cache": protocol != "memory"}
+        system = shared(protocol, given, lambda: fsspec.filesystem(protocol, **given))
     except (ImportError, ValueError, TypeError) as error:
         options = json.dumps(sorted(location.options))
         raise CatalogUnusable(f"{location.url} cannot be opened with the options {options}: {error}") from error

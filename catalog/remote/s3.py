@@ -13,6 +13,7 @@ from typing import Any
 
 from catalog.errors import CatalogUnusable, Refused
 from catalog.remote.bucket import Bucket, Changed, Entry, Listing, Tail, Upload
+from catalog.remote.systems import shared
 
 _CONNECTION = {"connect_timeout": 5, "read_timeout": 30, "max_pool_connections": 32}
 _ONE_TRY = {"retries": {"max_attempts": 0}}  # for us, who try again ourselves, and tell sooner what will not pass
@@ -34,7 +35,8 @@ def _open(options: Mapping[str, Any], retries: Mapping[str, Any]) -> Any:
     except ImportError as error:
         raise CatalogUnusable("a storage in S3 needs s3fs: pip install 'functionfuse[s3]'") from error
     config = {**_CONNECTION, **retries, **(options.get("config_kwargs") or {})}
-    return s3fs.S3FileSystem(**{**options, "config_kwargs": config, "skip_instance_cache": True})
+    given = {**options, "config_kwargs": config, "skip_instance_cache": True}
+    return shared("s3", given, lambda: s3fs.S3FileSystem(**given))
 
 
 class S3Bucket(Bucket):
