@@ -80,6 +80,7 @@ def no_leaked_files(request: pytest.FixtureRequest) -> Iterator[None]:
     deadline = time.monotonic() + 5
     while leaked() and time.monotonic() < deadline:  # tasks of Zarr's event loop may still be reading
         time.sleep(0.05)
+        gc.collect()
     assert not leaked(), f"the test left files open: {leaked()}"
 
 
