@@ -29,8 +29,8 @@ COMPILE := --quiet --python-platform linux --only-binary :all: --generate-hashes
 NOT_ON_OLDEST := --ignore=tests/test_docs.py --ignore=tests/test_structure.py \
   --ignore=tests/test_roundtrip.py --ignore=tests/test_statistics.py
 
-# A process a core, each taking whole files.
-PARALLEL := -n auto --dist loadfile
+# A process a core, each taking whole files, in the order of tests/conftest.py.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types docs wheel coverage bench format lock clean graphviz .venv .venv-oldest
