@@ -29,8 +29,9 @@ COMPILE := --quiet --python-platform linux --only-binary :all: --generate-hashes
 NOT_ON_OLDEST := --ignore=tests/test_docs.py --ignore=tests/test_structure.py \
   --ignore=tests/test_roundtrip.py --ignore=tests/test_statistics.py
 
-# A process a core, each taking whole files, in the order of tests/conftest.py.
-PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+# A process a core, each taking whole files; in the order of tests/conftest.py where pytest-xdist can be told.
+PARALLEL := -n auto --dist loadfile
+ORDERED := $(PARALLEL) --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types docs wheel coverage bench format lock clean graphviz .venv .venv-oldest
@@ -42,11 +43,11 @@ demo: $(READY) ## run the example workflow: model selection on a real data set
 	@$(BIN)/python examples/model_selection.py
 
 test: $(READY) $(READY_OLDEST) graphviz ## run all tests, and the quick ones on the oldest DuckDB too
-	FUNCTIONFUSE_OLDEST_PYTHON=$(CURDIR)/.venv-oldest/bin/python $(BIN)/python -m pytest $(PARALLEL) -m "not wheel"
+	FUNCTIONFUSE_OLDEST_PYTHON=$(CURDIR)/.venv-oldest/bin/python $(BIN)/python -m pytest $(ORDERED) -m "not wheel"
 	.venv-oldest/bin/python -m pytest $(PARALLEL) -m "not slow and not wheel" $(NOT_ON_OLDEST)
 
 check: lint types ## lint, types and the quick tests, in under two minutes
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not wheel"
+	$(BIN)/python -m pytest $(ORDERED) -m "not slow and not wheel"
 
 lint: $(READY) ## ruff, the formatting, and flake8 for what ruff does not see (setup.cfg)
 	$(BIN)/ruff check
