@@ -29,7 +29,7 @@ import numpy as np
 from measuring import Times, show
 
 from functionfuse.storage import storage_factory
-from functionfuse.storage._places import Temporary
+from functionfuse.storage._places import LocalTemporary
 
 MIB = 1 << 20
 ELEMENTS = 1 << 27
@@ -193,9 +193,9 @@ def slow_disk() -> None:
         written += count
         time.sleep(max(0.0, began + written / LIMIT - time.perf_counter()))
 
-    write = Temporary.write
+    write = LocalTemporary.write
 
-    def slowly(self: Temporary, data: Any) -> None:
+    def slowly(self: LocalTemporary, data: Any) -> None:
         write(self, data)
         delay(len(data))
 
@@ -203,7 +203,7 @@ def slow_disk() -> None:
         for begin in range(0, len(data), 4 * MIB):
             delay(file.write(data[begin : begin + 4 * MIB]))
 
-    Temporary.write = slowly  # type: ignore[method-assign]
+    LocalTemporary.write = slowly  # type: ignore[method-assign]
     globals()["write_all"] = write_slowly
 
 

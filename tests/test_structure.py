@@ -202,6 +202,15 @@ def test_import_is_cheap() -> None:
     pytest.fail(f"import functionfuse: {min(ours) * 1e3:.1f} ms, the standard modules: {min(standard) * 1e3:.1f} ms")
 
 
+def test_every_benchmark_can_be_imported() -> None:
+    """No benchmark reaches for what the packages no longer have."""
+    folder = ROOT / "benchmarks"
+    names = [path.stem for path in folder.glob("*.py") if path.stem != "__main__"]
+    assert "arrays" in names
+    code = f"import {', '.join(names)}"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, check=True, timeout=120)
+
+
 @cache
 def texts() -> dict[str, str]:
     """Return the text files that git tracks or would track, by their path."""
