@@ -77,7 +77,7 @@ def test_writers_killed_and_a_catalog_deleted(root: Path, seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 105))
+@pytest.mark.parametrize("seed", range(100, 103))
 def test_writers_killed_at_random_for_long(root: Path, seed: int) -> None:
     """The same for 300 rounds on one storage, with a question every 5 rounds."""
     rounds_of_death(root, seed, rounds=300, at_a_time=5)
