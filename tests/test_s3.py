@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,31 @@ def test_compaction_keeps_everything(storage: Storage) -> None:
     assert storage.catalog.events(order_by="event_id").fetchall() == history
     with pytest.raises(TaskNotFound):
         storage.read_task("w", "t0")
+
+
+def segments(storage: Storage) -> list[str]:
+    """Return the names of the journal's segments, and of nothing else."""
+    entries = storage._place._location.bucket().listing(".catalog/journal/").entries
+    return [entry.key for entry in entries if entry.key.endswith(".ndjson")]
+
+
+def test_a_writer_that_never_asks_is_compacted() -> None:
+    """A run of a thousand nodes leaves a short journal, though nobody asked anything."""
+
+    @workflow
+    def give(value: int) -> int:
+        return value
+
+    storage = storage_factory({"kind": "fsspec", "options": {"url": f"memory://{uuid.uuid4().hex}"}})
+    for name in ("first", "second"):
+        graph = LocalWorkflow(*[give(number) for number in range(1_000)], workflow_name=name)
+        graph.set_storage(storage)
+        graph.run()
+    assert len(segments(storage)) < 10
+    assert storage.catalog.sql("SELECT workflow, count(*) FROM tasks GROUP BY ALL ORDER BY ALL").fetchall() == [
+        ("first", 1_000),
+        ("second", 1_000),
+    ]
 
 
 def test_a_segment_that_is_compacted_before_a_doubt_is_settled(

@@ -21,6 +21,7 @@ from functionfuse.workflow import Node
 
 ON_STALE = ("warn", "recompute", "error", "ignore")
 _LONGEST_TRACEBACK = 20_000
+_MANY = 1_000  # nodes, after which a journal may have grown by as many segments
 
 _log = logging.getLogger("functionfuse.run")
 
@@ -265,6 +266,9 @@ class Run(ABC):
             self._note("run-finished", status=status, computed=self.computed, restored=self.restored)
             if self._storage is not None:
                 self._storage.flush()
+        if self._storage is not None and len(plan.compute) >= _MANY:
+            with nothing_hidden("the journal could not be compacted"):
+                self._storage.tidy()
         for node in self._kept & self._results.keys():
             del self._results[node]
         for node in self._nodes:

@@ -33,7 +33,7 @@ quote = record.quote
 
 #: What workflow backends call; tab completion is for those who keep and look for results.
 _FOR_BACKENDS = frozenset(
-    {"ahead", "flush", "footer", "footers", "keep", "kept", "note", "restore", "routed", "stored"}
+    {"ahead", "flush", "footer", "footers", "keep", "kept", "note", "restore", "routed", "stored", "tidy"}
 )
 _USUAL = Options()
 
@@ -179,6 +179,14 @@ class Storage(Catalogued):
         """
         self._place.wait()
         self._place.check()
+
+    def tidy(self) -> None:
+        """Compact the journal of a remote storage after many saves, so that the next question lists and reads less.
+
+        In a folder nothing is gained by it: questions read of a file what is new.
+        """
+        if self._place.storage_options is not None:
+            self.catalog.compact()
 
     def kept(self, workflow_name: str, task_name: str, origin: str) -> record.Footer | None:
         """Return what an earlier attempt to `keep` a result has left: a worker died after its save, and is begun again.
