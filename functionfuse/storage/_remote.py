@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ _SPAN = 8 << 20  # bytes of a large one that one request reads
 _LARGEST_PUT = 8 << 20  # bytes that are sent as one object
 _PART = 8 << 20  # bytes of each of the parts in which a larger one is sent
 _PARTS_OF_A_SIZE = 1_000  # then they double: S3 takes 10,000, so that 5 TiB have room
-_PARTS_AHEAD = 3  # that are held in memory until they are sent
+_PARTS_AHEAD = 4  # that are held in memory until they are sent
 _SEAL = 40  # bytes of a blob's trailer, which no two blobs share
 
 _known: set[tuple[int, Location]] = set()  # by process: storages that have an identity
@@ -310,8 +310,16 @@ class RemoteTemporary:
         self._end = part[-_SEAL:]
         self._count += 1
         self._sent.append(pool.submit(partial(self._upload.send, self._count, part), "parts"))
-        if len(self._sent) > _PARTS_AHEAD:
-            self._sent.pop(0).result()
+        while (
+            len(self._sent) > _PARTS_AHEAD
+        ):  # whichever is sent first: one may take several times as long as the others
+            self._await(FIRST_COMPLETED)
+
+    def _await(self, when: str) -> None:
+        done, left = wait(self._sent, return_when=when)
+        self._sent = list(left)
+        for future in done:
+            future.result()
 
     def sync(self) -> None:
         """Do nothing: what is complete is durable."""
@@ -322,8 +330,7 @@ class RemoteTemporary:
             return
         if self._gathered:
             self._send(self._gathered)
-        while self._sent:
-            self._sent.pop(0).result()
+        self._await(ALL_COMPLETED)
 
     def publish(self) -> bool:
         """Let the object appear; return whether that took more than one try."""
