@@ -30,8 +30,8 @@ DESCRIPTORS = Path("/proc/self/fd")
 # multiprocessing's resource tracker. (A forgotten pipe of Popen is a ResourceWarning.)
 PROCESS_WIDE = ("/dev/", "/proc/", "anon_inode:", "pipe:")
 
-# Servers to which a process keeps its connections. (After a cluster of Ray has ended, threads of Ray's in the
-# process that used it still try to reach it for a while, during whatever test comes next.)
+# Servers to which a process keeps its connections. Nor are sockets watched in a process that has used Ray: tests that
+# came after one of a cluster were seen with new ones, most likely of Ray's threads, which go on when it has ended.
 KEEP_CONNECTIONS = frozenset({"s3server", "motoserver", "proxy"})
 
 FAILED = pytest.StashKey[bool]()

@@ -173,6 +173,8 @@ def test_from_outside_the_cluster(cluster: Two, tmp_path: Path) -> None:
                 out, err = afar.communicate(timeout=45)
                 break
             afar.kill()
+    else:
+        pytest.fail("Ray let no client in")
     assert out, err
     assert out.splitlines() == ["['t'] [1, 2] [('t',)]", "5 5"]
 

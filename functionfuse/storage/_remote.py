@@ -310,10 +310,8 @@ class RemoteTemporary:
         self._end = part[-_SEAL:]
         self._count += 1
         self._sent.append(pool.submit(partial(self._upload.send, self._count, part), "parts"))
-        while (
-            len(self._sent) > _PARTS_AHEAD
-        ):  # whichever is sent first: one may take several times as long as the others
-            self._await(FIRST_COMPLETED)
+        while len(self._sent) > _PARTS_AHEAD:
+            self._await(FIRST_COMPLETED)  # not the oldest one: it may take several times as long as the others
 
     def _await(self, when: str) -> None:
         done, left = wait(self._sent, return_when=when)
