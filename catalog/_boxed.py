@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 #: What goes before the bytes of every message: its kind and their number.
 HEADER = struct.Struct(">cQ")
-#: It can be asked; a piece of the answer, as an Arrow stream; the answer's end, as JSON with the error if there is one.
-READY, PIECE, END = b"R", b"P", b"E"
+#: It can be asked; it has taken the question, and its end from now on may be the query's doing; a piece of the answer, as
+#: an Arrow stream; the answer's end, as JSON with the error if there is one.
+READY, TAKEN, PIECE, END = b"R", b"T", b"P", b"E"
 
 # What closes the box once the index is attached, in this order. Without access to files DuckDB still opens those that
 # are attached, and `COPY ... TO` would write to them; without a file system it opens none, and reads what is open.
@@ -112,7 +113,9 @@ def _serve(questions: IO[bytes], answers: IO[bytes]) -> None:
         header = questions.read(HEADER.size)
         if not header:
             return
-        error = _answer(connection, questions.read(HEADER.unpack(header)[1]), base, answers)
+        question = questions.read(HEADER.unpack(header)[1])
+        _send(answers, TAKEN)
+        error = _answer(connection, question, base, answers)
         connection.close()  # before the end is told: then the index is free
         _send(answers, END, json.dumps(error).encode())
         connection = _instance()

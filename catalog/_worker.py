@@ -17,7 +17,7 @@ import threading
 import time
 from contextlib import suppress
 
-from catalog._boxed import END, HEADER, PIECE, READY
+from catalog._boxed import END, HEADER, PIECE, READY, TAKEN
 from catalog.errors import CatalogUnusable
 
 # The module is found where this process found it; what else is in its environment is no business of a query's.
@@ -100,19 +100,29 @@ class Worker:
         self._poll = select.poll()
         self._poll.register(self._pipe(1), select.POLLIN)
 
-    def wait(self) -> None:
-        """Wait until it can be asked; raises `_Ended` and `TimedOut`."""
-        ready = self._read(HEADER.size, time.monotonic() + _START) == HEADER.pack(READY, 0)
-        if not ready or self._process.poll() is not None:  # it may have ended since it said so
-            raise _Ended
-
-    def ask(self, question: bytes, seconds: float, most: int) -> list[bytearray]:
-        """Return the pieces of the answer.
+    def take(self, question: bytes) -> None:
+        """Hand over a question.
 
         Parameters
         ----------
         question : bytes
             What is asked of it, pickled.
+
+        Raises
+        ------
+        _Ended, TimedOut
+            If it did not take the question.
+        """
+        deadline = time.monotonic() + _START
+        self._expect(READY, deadline)
+        self._send(question)
+        self._expect(TAKEN, deadline)
+
+    def answer(self, seconds: float, most: int) -> list[bytearray]:
+        """Return the pieces of the answer to the question that was taken.
+
+        Parameters
+        ----------
         seconds : float
             Time after which the query ends by itself.
         most : int
@@ -128,7 +138,6 @@ class Worker:
         Failed
             If the query is refused; it can be asked again. After any other exception it is to be ended.
         """
-        self._send(question)
         deadline = time.monotonic() + seconds + _GRACE
         pieces: list[bytearray] = []
         while True:
@@ -171,6 +180,10 @@ class Worker:
                 rest = rest[os.write(self._pipe(0), rest) :]
         except BrokenPipeError:
             raise _Ended from None
+
+    def _expect(self, kind: bytes, deadline: float) -> None:
+        if self._read(HEADER.size, deadline) != HEADER.pack(kind, 0):
+            raise _Ended
 
     def _message(self, deadline: float, most: int) -> tuple[bytes, bytearray]:
         """Return kind and content of the next message; of a piece of an answer at most so many bytes."""
@@ -219,7 +232,7 @@ def ask(question: bytes, seconds: float, most: int) -> list[bytearray]:
     """
     with _lock:
         try:
-            return _waiting().ask(question, seconds, most)
+            return _asked(question).answer(seconds, most)
         except Failed:
             raise
         except _Ended as error:
@@ -242,17 +255,17 @@ def start() -> None:
             _lock.release()
 
 
-def _waiting() -> Worker:
-    """Return a process that can be asked: the one that is kept, or a new one."""
+def _asked(question: bytes) -> Worker:
+    """Return a process that has taken the question: the one that is kept, or a new one."""
     global _kept
     if _kept is not None:
         with suppress(_Ended, TimedOut):  # it ended by itself, or somebody ended it
-            _kept.wait()
+            _kept.take(question)
             return _kept
         _end()
     try:
         _kept = Worker()
-        _kept.wait()
+        _kept.take(question)
     except (OSError, TimedOut, _Ended) as error:
         raise CatalogUnusable(
             f"a query runs in a Python process of its own, which sys.executable = {sys.executable!r} does not start: "

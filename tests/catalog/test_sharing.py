@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import iglob
+from pathlib import Path
 
 import pytest
 from workshop import index_of, root_of, run_python, running_python, task_names, task_rows, wait_for
@@ -44,12 +47,29 @@ def wait_until_shared(storage: FileStorage) -> None:
             time.sleep(0.01)
 
 
+def wait_until_read(storage: FileStorage) -> None:
+    """Wait until a query reads the index, which its reader has opened since it is shared."""
+    wait_until_shared(storage)
+    deadline = time.monotonic() + 20
+    while not any(is_open(descriptor, index_of(storage)) for descriptor in iglob("/proc/[0-9]*/fd/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_open(descriptor: str, path: Path) -> bool:
+    """Tell whether a file descriptor of some process, which may have closed it since, is of this file."""
+    try:
+        return os.readlink(descriptor) == str(path)
+    except OSError:
+        return False
+
+
 @contextmanager
 def asked_elsewhere(storage: FileStorage, seconds: float) -> Iterator[None]:
     """Have a query run in another process, for so long."""
     with running_python(ASKING, root_of(storage), seconds) as process:
         wait_for(process, "up")
-        wait_until_shared(storage)
+        wait_until_read(storage)
         yield
 
 

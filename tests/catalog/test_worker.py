@@ -82,6 +82,17 @@ def test_a_process_that_ended_is_replaced(asked: FileStorage, number: signal.Sig
     assert kept() != before
 
 
+def test_a_process_that_ends_before_it_takes_the_question_is_replaced(asked: FileStorage) -> None:
+    """It is asked as long as it can be written to, which is longer than it lives."""
+    before = kept()
+    os.kill(before, signal.SIGSTOP)
+    timer = threading.Timer(0.5, os.kill, (before, signal.SIGKILL))
+    timer.start()
+    assert count(asked) == 1
+    assert not timer.is_alive()
+    assert kept() != before
+
+
 @pytest.mark.parametrize(
     ("number", "said"),
     [
