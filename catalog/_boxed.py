@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 #: What goes before the bytes of every message: its kind and their number.
 HEADER = struct.Struct(">cQ")
-#: It can be asked; it has taken the question, and its end from now on may be the query's doing; a piece of the answer, as
-#: an Arrow stream; the answer's end, as JSON with the error if there is one.
+#: It can be asked; it has taken the question, and its end from now on may be the query's doing; a piece of the answer,
+#: as an Arrow stream; the answer's end, as JSON with the error if there is one.
 READY, TAKEN, PIECE, END = b"R", b"T", b"P", b"E"
 
 # What closes the box once the index is attached, in this order. Without access to files DuckDB still opens those that
