@@ -26,7 +26,7 @@ from typing import Any
 import diskcache
 import joblib
 import numpy as np
-from measuring import Times, show
+from measuring import Times, clear, show
 
 from functionfuse.storage import storage_factory
 from functionfuse.storage._places import LocalTemporary
@@ -195,9 +195,9 @@ def slow_disk() -> None:
 
     write = LocalTemporary.write
 
-    def slowly(self: LocalTemporary, data: Any) -> None:
-        write(self, data)
-        delay(len(data))
+    def slowly(self: LocalTemporary, pieces: Any) -> None:
+        write(self, pieces)
+        delay(sum(map(len, pieces)))
 
     def write_slowly(file: Any, data: memoryview) -> None:
         for begin in range(0, len(data), 4 * MIB):
@@ -283,13 +283,6 @@ def compressed(folder: Path, data: str, rounds: int) -> None:
                 clear(place)
         print(f"stored: {size / MIB:.0f} MiB")
         show(f"{what}, {data}", times, "functionfuse, no compression", "ms")
-
-
-def clear(folder: Path) -> None:
-    """Give the room back: these are few files, and large."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.unlink()
 
 
 if __name__ == "__main__":

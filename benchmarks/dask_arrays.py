@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import dask.array as da
 import h5py
 import numpy as np
-from measuring import Times, microseconds, show
+from measuring import Times, clear, microseconds, show
 
 from functionfuse.serializers.daskarray import DATASET, DaskArraySerializer
 from functionfuse.storage.filestorage import FileStorage
@@ -75,21 +76,34 @@ def read_with_h5py(path: Path) -> None:
 
 
 def run(folder: Path, rounds: int) -> None:
-    """Measure and print; the files of all rounds stay until the end."""
+    """Measure and print: each system in its turn saves, reads and clears away; the first round only touches memory."""
     folder.mkdir()
-    storage = open_storage(folder / "storage")
     count = SIDE * SIDE * 8 // 2**20  # figures are µs a MiB
     saves: Times = defaultdict(list)
     reads: Times = defaultdict(list)
-    for number in range(min(rounds, 5)):  # each with new files, 6 GiB
-        path, task = folder / f"{number}.h5", f"t{number}"
-        saves["dask.array.to_hdf5"].append(microseconds(partial(with_to_hdf5, path), count))
-        saves["raw chunks, a file each"].append(microseconds(partial(save_raw, folder / f"raw-{number}"), count))
-        saves["functionfuse"].append(microseconds(partial(storage.save, "w", task, array()), count))
-        reads["h5py through Dask"].append(microseconds(partial(read_with_h5py, path), count))
-        reads["functionfuse"].append(microseconds(storage.read_task("w", task).sum().compute, count))
+    for number in range(rounds + 1):
+        place = folder / str(number)
+        place.mkdir()
+        path, storage = place / "array.h5", open_storage(place / "storage")
+        systems: dict[str, tuple[Callable[[], Any], Callable[[], Any] | None]] = {
+            "dask.array.to_hdf5": (partial(with_to_hdf5, path), partial(read_with_h5py, path)),
+            "raw chunks, a file each": (partial(save_raw, place / "raw"), None),
+            "functionfuse": (
+                partial(storage.save, "w", "t", array()),
+                lambda storage=storage: storage.read_task("w", "t").sum().compute(),
+            ),
+        }
+        for name in sorted(systems, reverse=number % 2 == 1):
+            save, read = systems[name]
+            saves[name].append(microseconds(save, count))
+            if read:
+                reads[name].append(microseconds(read, count))
+            clear(place)
+    for times in (saves, reads):
+        for values in times.values():
+            del values[0]
     show("Dask array of 2 GiB, saved", saves, "dask.array.to_hdf5", "µs a MiB")
-    show("Dask array of 2 GiB, read and summed over", reads, "h5py through Dask", "µs a MiB")
+    show("Dask array of 2 GiB, read and summed over", reads, "dask.array.to_hdf5", "µs a MiB")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, __file__, str(folder / "memory")], env=environment, check=True)
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -39,6 +40,13 @@ def read_bare(folder: str, name: str) -> Any:
     """Read what `save_bare` wrote."""
     with open(f"{folder}/{name}", "rb") as file:
         return pickle.loads(file.read())
+
+
+def clear(folder: Path) -> None:
+    """Give the room of large files back: the next ones are written to memory that was used before."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.unlink()
 
 
 def show(title: str, times: Times, floor: str, unit: str = "µs a node") -> None:

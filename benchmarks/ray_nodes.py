@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 import time
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +24,7 @@ from functionfuse.backends.builtin.rayback import RayWorkflow
 from functionfuse.storage import storage_factory
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for the workers, which import this module
 
 NODES = 500
 MANY = 10_000

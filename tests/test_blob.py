@@ -172,6 +172,24 @@ def test_sizes_around_the_thresholds(storage: FileStorage, file: Path, around: i
             assert bytes(found) == text if not isinstance(obj, list) else found == obj
 
 
+@pytest.mark.parametrize("mebibytes", [0, 3, 12])
+def test_a_stream_that_is_begun_anew(storage: FileStorage, mebibytes: int) -> None:
+    """What plain pickle wrote before it met a function without a name is in the result once, and in its checksum."""
+    texts = [random.Random(number).randbytes(1024).hex() for number in range(512 * mebibytes)]
+    storage.save("w", "t", [texts, lambda: len(texts), "behind"])
+    found, function, behind = storage.read_task("w", "t")
+    assert (found, function(), behind) == (texts, len(texts), "behind")
+
+
+def test_many_pieces(storage: FileStorage, file: Path) -> None:
+    """More buffers than the system writes at once, and gaps between them, are all where the record says."""
+    arrays = [np.full((1 << 16) + 6, number % 251, np.uint8)[number % 7 :] for number in range(1_500)]
+    for packing in (None, "auto"):
+        FileStorage(storage.catalog.path, compression=packing).save("w", "t", arrays)
+        found = storage.read_task("w", "t")
+        assert all(np.array_equal(one, other) for one, other in zip(found, arrays, strict=True))
+
+
 # Damage
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copyreg
 import sys
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 
@@ -31,6 +32,7 @@ def _reduce(array: Any) -> Any:
     return array.__reduce_ex__(5)
 
 
+@lru_cache(maxsize=256)
 def _holds_times(dtype: Any) -> bool:
     base = dtype.base
     return base.kind in "mM" or any(_holds_times(base[name]) for name in base.names or ())

@@ -26,7 +26,10 @@ GATHERED = 1 << 20
 #: Buffers begin at multiples of this, in bytes: a cache line, and enough for every vector unit.
 ALIGNMENT = 64
 _SHA1_SIZE = 20
-_AT_ONCE = 1 << 22  # bytes that are written and hashed at once
+# Bytes that are written and hashed at once, and of how many pieces. Many pieces go to the file together: a file system
+# that takes large pages does so for what is written at once, but for a piece alone only where it happens to lie well.
+_AT_ONCE = 1 << 22
+_MOST_PIECES = 512
 _MOST_BEHIND = 8  # times that many bytes, by which the hash may be behind
 
 
@@ -50,14 +53,26 @@ class BlobWriter:
         Bytes by which the buffers were greater before they were compressed; None where none is.
     """
 
-    __slots__ = ("_at", "_chunks", "_file", "_gathered", "_hash", "_name", "_place", "saved_by_packing", "size")
+    __slots__ = (
+        "_at",
+        "_chunks",
+        "_file",
+        "_gathered",
+        "_hash",
+        "_name",
+        "_pieces",
+        "_place",
+        "_waiting",
+        "saved_by_packing",
+        "size",
+    )
 
     def __init__(self, place: Place, folder: str, file: str, name: str) -> None:
         self._place = place
         self._at = (folder, file)
         self._file: Temporary | None = None
-        self._name = name
         self._hash: _Hash | None = None
+        self._name = name
         self._begin()
 
     @property
@@ -66,13 +81,16 @@ class BlobWriter:
         return self._place.side_folder(self._at[0], self._name)
 
     def _begin(self) -> None:
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes] = []  # small ones, to be joined
         self._gathered = 0
+        self._pieces: list[bytes | memoryview] = []  # to be written at once
+        self._waiting = 0
         self.size = 0
         self.saved_by_packing: int | None = None
 
     def restart(self) -> None:
         """Discard all that was written, but no side files, and begin anew."""
+        self._abandon_hash()
         if self._file is not None:
             self._file.discard()
             self._file = None
@@ -111,17 +129,18 @@ class BlobWriter:
 
     def checksum(self) -> bytes:
         """Return the XXH3-128 of the body."""
-        if self._hash is None:
+        if self._hash is None and not self._pieces:
             self._chunks = [b"".join(self._chunks)]
             return xxhash.xxh3_128_digest(self._chunks[0])
         self._spill()
-        return self._hash.digest()
+        if self._hash is None:
+            self._hash = _Hash()
+        return self._hash.digest(self._pieces)
 
     def finish(self, footer: bytes, sync: bool) -> int:
         """Write what is left and the footer, close the file, and return its size in bytes; `sync` as of `Options`."""
         file = self._opened()
-        self._chunks.append(footer)
-        file.write(b"".join(self._chunks))
+        file.write([*self._pieces, *self._chunks, footer])
         if sync:
             file.sync()
             self.side.sync()
@@ -138,9 +157,7 @@ class BlobWriter:
 
         An interrupt may strike between the rename and its return; then the hidden file is gone, and all else stays.
         """
-        digest, self._hash = self._hash, None
-        if digest is not None:
-            digest.abandon()
+        self._abandon_hash()
         if self._file is None or self._file.discard():
             self._file = None
             self.side.discard()
@@ -159,13 +176,26 @@ class BlobWriter:
             self._append(data)
 
     def _append(self, data: bytes | memoryview) -> None:
+        for begin in range(0, len(data), _AT_ONCE):
+            piece = data[begin : begin + _AT_ONCE] if len(data) > _AT_ONCE else data
+            self._pieces.append(piece)
+            self._waiting += len(piece)
+            if self._waiting >= _AT_ONCE or len(self._pieces) == _MOST_PIECES:
+                self._write_pieces()
+
+    def _write_pieces(self) -> None:
         if self._hash is None:
             self._hash = _Hash()
         file = self._opened()
-        for begin in range(0, len(data), _AT_ONCE):
-            part = data[begin : begin + _AT_ONCE] if len(data) > _AT_ONCE else data
-            self._hash.update(part)
-            file.write(part)
+        self._hash.update(self._pieces)
+        file.write(self._pieces)
+        self._pieces = []
+        self._waiting = 0
+
+    def _abandon_hash(self) -> None:
+        digest, self._hash = self._hash, None
+        if digest is not None:
+            digest.abandon()
 
 
 def _place(offset: int, buffer: Buffer) -> list[Any]:
@@ -178,25 +208,25 @@ class _Hash:
     Nothing is copied: it must not be changed before the digest is asked for.
     """
 
-    __slots__ = ("_batch", "_batched", "_hash", "_pending", "_thread")
+    __slots__ = ("_hash", "_pending", "_thread")
 
     def __init__(self) -> None:
         self._hash = xxhash.xxh3_128()
         self._thread: ThreadPoolExecutor | None = None
         self._pending: deque[Future[None]] = deque()
-        self._batch: list[bytes | memoryview] = []
-        self._batched = 0
 
-    def update(self, data: bytes | memoryview) -> None:
-        self._batch.append(data)
-        self._batched += len(data)
-        if self._batched >= _AT_ONCE:
-            self._hand_over()
+    def update(self, pieces: list[bytes | memoryview]) -> None:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "functionfuse-hash")
+        self._pending.append(self._thread.submit(self._take, pieces))
+        if len(self._pending) > _MOST_BEHIND:  # what it has not hashed stays in memory
+            self._pending.popleft().result()
 
-    def digest(self) -> bytes:
+    def digest(self, last: list[bytes | memoryview]) -> bytes:
+        """Return the hash of all, after which the last pieces come."""
         while self._pending:
             self._pending.popleft().result()
-        self._take(self._batch)
+        self._take(last)
         self.abandon()
         return self._hash.digest()
 
@@ -205,16 +235,8 @@ class _Hash:
             self._thread.shutdown(cancel_futures=True)
             self._thread = None
 
-    def _hand_over(self) -> None:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "functionfuse-hash")
-        self._pending.append(self._thread.submit(self._take, self._batch))
-        self._batch, self._batched = [], 0
-        if len(self._pending) > _MOST_BEHIND:  # what it has not hashed stays in memory
-            self._pending.popleft().result()
-
-    def _take(self, batch: list[bytes | memoryview]) -> None:
-        for data in batch:
+    def _take(self, pieces: list[bytes | memoryview]) -> None:
+        for data in pieces:
             self._hash.update(data)
 
 

@@ -8,7 +8,7 @@ serializers wrote is a folder of its own below ``bigdata``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -39,8 +39,8 @@ class Temporary(Protocol):
     def open(self) -> None:
         """Begin it."""
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Append all of `data`, which may be changed as soon as this returns."""
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Append all of some pieces, a thousand at most, which may be changed as soon as this returns."""
 
     def sync(self) -> None:
         """Return when all that was written is on the medium."""

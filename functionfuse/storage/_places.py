@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -208,11 +208,11 @@ class LocalTemporary:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
             self._handle = os.open(self._path, _NEW, 0o666)
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Append all of `data`."""
-        written = os.write(self._handle, data)
-        if written < len(data):
-            rest = memoryview(data)[written:]
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Append all of some pieces."""
+        written = os.writev(self._handle, pieces)
+        if written < sum(map(len, pieces)):
+            rest = memoryview(b"".join(pieces))[written:]
             while rest:
                 rest = rest[os.write(self._handle, rest) :]
 

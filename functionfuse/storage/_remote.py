@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, suppress
 from functools import partial
@@ -289,8 +289,12 @@ class RemoteTemporary:
     def open(self) -> None:
         """Do nothing: the first bytes begin it."""
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Append all of `data`."""
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Append all of some pieces."""
+        for data in pieces:
+            self._append(data)
+
+    def _append(self, data: bytes | memoryview) -> None:
         self._chunks.append(bytes(data))
         self._gathered += len(data)
         if self._upload is None and self._gathered > _LARGEST_PUT:
