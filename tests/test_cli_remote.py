@@ -142,7 +142,8 @@ def test_what_is_not_there(shell: Shell, motoserver: MotoServer, s3server: Seawe
     assert f"there is no storage at {nothing}" in shell("ls", code=2, storage=nothing)
     assert motoserver.endpoint.objects(nothing[4:]) == {}
     assert f"there is no storage at {shell.url}/weather" in shell("ls", code=2, storage=f"{shell.url}/weather")
-    assert "there is no bucket 'no-such-bucket'" in shell("ls", code=2, storage="s3://no-such-bucket/x")
+    said = shell("ls", code=2, storage="s3://no-such-bucket/x")
+    assert f"at {motoserver.endpoint.endpoint_url}: there is no bucket 'no-such-bucket'" in said  # of the environment
     wrong = {**credentials(s3server.endpoint), "AWS_SECRET_ACCESS_KEY": "wrong"}
     assert "access is refused" in Shell("s3://results/x", wrong)("ls", code=2)
     nobody = {**credentials(motoserver.endpoint), "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}

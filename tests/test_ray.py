@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import re
 import runpy
 import signal
 import threading
@@ -328,6 +329,27 @@ def test_a_chain_of_small_nodes_goes_together(storage: FileStorage) -> None:
     with pytest.raises(Failure) as caught:
         flow(failing).run()
     assert "in node 'end' of workflow 'flow'" in caught.value.__notes__
+
+
+@workflow
+def die_at(number: int, where: int) -> int:
+    """Kill the worker for one argument, and return the others at once."""
+    if number == where:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_death_among_small_nodes_names_its_node(storage: FileStorage) -> None:
+    """What is stored tells which of several nodes in one task killed the worker; without a storage any may have."""
+    nodes = [die_at(number, 150).set_name(f"n{number}") for number in range(200)]
+    for name in ("n150", r"n\d+', or one of \d+ that went with it,"):
+        graph = RayWorkflow(total(*nodes), workflow_name="deadly")
+        if name == "n150":
+            graph.set_storage(storage)
+        with pytest.raises(ray.exceptions.WorkerCrashedError) as caught:
+            graph.run()
+        assert re.search(f"in node '{name}", "".join(caught.value.__notes__))
+    assert [task for (task,) in storage.catalog.events(event="task-failed").project("task").fetchall()] == ["n150"]
 
 
 # Objects

@@ -149,7 +149,8 @@ class S3Bucket(Bucket):
     def reason(self, error: Exception) -> CatalogUnusable | None:
         """Return what an error means that will not pass."""
         code, status = _answer_of(error)
-        where = f"{self.url} at {self._fs.endpoint_url}" if self._fs.endpoint_url else self.url
+        client = self._fs._s3  # it knows the endpoint wherever that comes from, such as the environment
+        where = f"{self.url} at {client.meta.endpoint_url}" if client else self.url
         if code == "NoSuchBucket":
             return CatalogUnusable(f"{where}: there is no bucket {self._bucket!r}; make it first, or check its name")
         name = type(error).__name__

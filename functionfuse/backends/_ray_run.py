@@ -167,8 +167,19 @@ class RayRun(Run):
         error, name = _ray.original(raised)
         if name is None and unsent is not None:
             error = unsent(error)
-        self._note_failure(next((node for node in self._nodes if node.get_name() == name), group[0]), error)
+        named = next((node for node in self._nodes if node.get_name() == name), None)
+        suspects = (named,) if named else self._suspects(group)
+        self._note_failure(suspects[0], error, len(suspects) - 1)
         raise error
+
+    def _suspects(self, group: Group) -> Group:
+        """Return the nodes at which a worker may have died: of a row, the first that this run has not stored."""
+        if len(group) > 1 and self._storage is not None and not self._routed:
+            with nothing_hidden("where a worker died could not be looked up"):
+                footers = self._storage.footers(self._name, [node.get_name() for node in group])
+                saved = [footer is not None and footer.record.get("run_id") == self.run_id for footer in footers]
+                return tuple(node for node, is_saved in zip(group, saved, strict=True) if not is_saved)[:1] or group
+        return group
 
     # Computing
 

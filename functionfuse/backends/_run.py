@@ -294,11 +294,13 @@ class Run(ABC):
             said = {"backend": self._settings.backend, **details}
             self._storage.note(event, self._name, self.run_id, said, waits=False)
 
-    def _note_failure(self, node: Node, error: BaseException) -> None:
+    def _note_failure(self, node: Node, error: BaseException, others: int = 0) -> None:
+        """Say where an exception comes from, and record it: from a node, or one of others that went with it."""
         if error is self._noted:  # on its way from a parent that could not be read
             return
         self._noted = error
-        place = f"node {node.get_name()!r} of workflow {self._name!r}"
+        beside = f", or one of {others} that went with it," if others else ""
+        place = f"node {node.get_name()!r}{beside} of workflow {self._name!r}"
         with nothing_hidden(f"the failure of {place} could not be noted"):
             add_note(error, f"in {place}")
         _log.info("%s failed: %s", place, type(error).__name__)
