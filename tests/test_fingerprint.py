@@ -1271,6 +1271,51 @@ def test_decorated_functions() -> None:
     assert of_function(compiled(recursive.format("@task\n"))) == of_function(compiled(recursive.format("")))
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        # A decorator that is a class, and what it was given.
+        "class D:\n def __init__(self, fn): functools.update_wrapper(self, fn)\n"
+        " def __call__(self): return self.__wrapped__() + @\n@D\ndef f(): return 0",
+        "class D:\n def __init__(self, fn, by): functools.update_wrapper(self, fn); self.by = by\n"
+        " def __call__(self, x): return self.by * self.__wrapped__(x)\n"
+        "def scale(by): return lambda fn: D(fn, by)\n@scale(@)\ndef f(x): return x",
+        # Partials and bound methods, of an enclosing function and of the module.
+        "def g(x): return x\ndef make(h):\n def f(): return h()\n return f\nf = make(functools.partial(g, @))",
+        "def g(): return @\ndef make(h):\n def f(): return h()\n return f\nf = make(functools.partial(g))",
+        "class K:\n def g(self): return @\ndef make(h):\n def f(): return h()\n return f\nf = make(K().g)",
+        "def g(): return @\nh = functools.partial(g)\ndef f(): return h()",
+        "class K:\n def g(self): return @\nh = K().g\ndef f(): return h()",
+        "class K:\n @classmethod\n def g(cls): return @\nh = K.g\ndef f(): return h()",
+        # Methods of other kinds.
+        "class K:\n def g(self, r): return r\n h = functools.partialmethod(g, @)\ndef f(): return K().h()",
+        "class K:\n @functools.singledispatchmethod\n def g(self, r): return @\ndef f(): return K().g(1)",
+        "class K:\n @functools.singledispatchmethod\n def g(self, r): return 0\n @g.register\n"
+        " def _(self, r: int): return @\n @g.register\n def _(self, r: str): return 2\ndef f(): return K().g(1)",
+        # A class as a default.
+        "class K:\n def g(self): return @\ndef f(x=K): return x().g()",
+        "class K:\n def g(self): return @\ndef f(*, x=K): return x().g()",
+    ],
+)
+def test_code_behind_objects_shows(source: str) -> None:
+    """What a function calls counts behind objects that only pass on calls, and nothing else there does."""
+    one, again, other = (compiled("import functools\n" + re.sub(r"@(?![\w])", n, source)) for n in ("1", "1", "2"))
+    assert of_function(one) == of_function(again) is not None
+    assert of_function(one) != of_function(other)
+
+
+def test_an_object_that_counts_its_calls() -> None:
+    """What the methods of a wrapper or of a bound object change is no code."""
+    source = (
+        "import functools\nclass D:\n def __init__(self, fn): functools.update_wrapper(self, fn); self.calls = 0\n"
+        " def __call__(self): self.calls += 1; return self.__wrapped__()\n@D\ndef f(): return 0"
+    )
+    func = compiled(source)
+    before = of_function(func)
+    func()
+    assert of_function(func) == before is not None
+
+
 CLASS = """
 import functools
 

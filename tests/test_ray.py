@@ -248,6 +248,13 @@ def test_large_arguments_are_put_once(storage: FileStorage) -> None:
     assert stored_bytes() - before < 3 * data.nbytes
 
 
+def test_large_arguments_with_nodes_in_them(storage: FileStorage) -> None:
+    """However large a container is, and however many nodes are in it, their results take their places."""
+    data = "x" * 200_000
+    assert run(give({"number": give(7), "data": data}), storage=storage) == {"number": 7, "data": data}
+    assert run(give([[give(7)], data]).set_name("list")) == [[7], data]
+
+
 def stored_bytes() -> int:
     """Return how many bytes are in Ray's object store."""
     free = ray.available_resources().get("object_store_memory", 0)

@@ -6,22 +6,15 @@ Each driver is a process of its own, with a Ray of its own.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pty
 import re
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from raying import MARKS, settings
-
-psutil = pytest.importorskip("psutil")  # Ray brings it along
-cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 pytestmark = MARKS
 
@@ -120,66 +113,3 @@ def test_a_worker_killed_for_want_of_memory_is_begun_again(tmp_path: Path) -> No
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ["modest ['attempt', 'attempt']", "[(1,)]"]
-
-
-LATE = """
-import sys
-import ray
-from functionfuse import workflow
-from functionfuse.backends.builtin.rayback import RayWorkflow
-
-@workflow
-def where():
-    return ray.get_runtime_context().get_node_id()
-
-graph = RayWorkflow(where().set_name("late"), workflow_name="flow", ray_init_args={"address": sys.argv[1]})
-graph.query("late").set_remote_args({"resources": {"_late": 1}})
-before = len(ray.nodes()) if ray.is_initialized() else 1
-print(before, graph.run(return_results=True) == ray.get_runtime_context().get_node_id(), len(ray.nodes()))
-"""
-
-
-@contextlib.contextmanager
-def growing_cluster(folder: Path) -> Iterator[str]:
-    """Run a head, and an autoscaler that adds a node with a resource of its own when it is asked for.
-
-    The nodes are processes on this machine, and real in all else. `AutoscalingCluster` itself ends every Ray there is.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    late = {"late": {"resources": {"CPU": 1, "_late": 1}, "node_config": {}, "min_workers": 0, "max_workers": 1}}
-    config = cluster_utils.AutoscalingCluster({"CPU": 1}, late)._config
-    (folder / "autoscaling.json").write_text(json.dumps(config), encoding="utf-8")
-    command = [
-        str(Path(sys.executable).parent / "ray"),
-        *("start", "--head", "--block", "--num-cpus=1", "--include-dashboard=false"),
-        *(f"--port={port}", f"--object-store-memory={100 << 20}"),
-        f"--autoscaling-config={folder / 'autoscaling.json'}",
-    ]
-    environment = {**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
-    log = folder / "head.log"
-    with log.open("w", encoding="utf-8") as file:
-        head = psutil.Popen(command, env=environment, stdout=file, stderr=file)
-    try:
-        deadline = time.monotonic() + 60
-        while "--address=" not in (said := log.read_text(encoding="utf-8")):
-            assert head.poll() is None, said
-            assert time.monotonic() < deadline, said
-            time.sleep(0.2)
-        yield f"127.0.0.1:{port}"
-    finally:
-        family = [*head.children(recursive=True), head]
-        for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(family, timeout=20)
-
-
-def test_a_node_that_is_being_added_is_waited_for(tmp_path: Path) -> None:
-    """What no node has yet is no error where an autoscaler is about to add one that has it."""
-    with settings(), growing_cluster(tmp_path) as address:
-        command = [sys.executable, "-c", LATE, address]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "1 False 2"

@@ -288,6 +288,22 @@ def test_an_object_that_would_be_another_is_warned_of(
     assert changed(warned) == [f"'object': {reason}", f"'method': {reason}"]
 
 
+def test_an_ancestor_beside_something_unknown_is_warned_of(storage: FileStorage) -> None:
+    """What has no fingerprint hides no node that is with it in a container."""
+
+    @workflow
+    def source_of(parts: dict[str, Any]) -> Any:
+        return parts["source"]
+
+    def leaf(source: str) -> Any:
+        return source_of({"source": load(source).set_name("top"), "lock": threading.Lock()}).set_name("leaf")
+
+    run(storage, leaf("a"))
+    assert run(storage, leaf("a"))[1] == []
+    _, warned = run(storage, leaf("b"))
+    assert changed(warned) == ["'leaf': a function or an argument that it was computed from has changed"]
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_parent_that_was_computed_anew_is_warned_of(storage: FileStorage, turned: bool) -> None:
     """A result next to a parent that is not the one it was computed from is stale, in whatever order both are read."""

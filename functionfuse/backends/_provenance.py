@@ -158,12 +158,12 @@ class Provenance:
     def _lineage(self, node: Node, known: Mapping[Node, str], special: _Special) -> str:
         code = self._code(node)[0]
         parts: list[str | None] = [code]
-        parts += [known[value] if type(value) is Node else of_value(value, special) for value in node.args]
+        parts += [known[value] if type(value) is Node else _part(value, known, special) for value in node.args]
         for name, value in sorted(node.kwargs.items()):
-            parts += (name, of_value(value, special))
+            parts += (name, _part(value, known, special))
         if node.after:
             parts += ("after", *(known[earlier] for earlier in node.after))
-        # No fingerprint has a line break or is "?", and none looks like a name: the text can be read in one way only.
+        # No fingerprint has a line break or a "?", and none looks like a name: the text can be read in one way only.
         text = "\n".join([part or "?" for part in parts])
         return f"{_PYTHON}:{xxhash.xxh3_128_hexdigest(text.encode())}"
 
@@ -198,6 +198,11 @@ class Provenance:
 
 
 _NOT_GIVEN = "not given"
+
+
+def _part(value: Any, known: Mapping[Node, str], special: _Special) -> str:
+    """Return an argument's part of a lineage; of one that has no fingerprint, that of the nodes in it."""
+    return of_value(value, special) or "?" + "".join(map(known.__getitem__, nodes_in(value)))
 
 
 def _quote_or_null(fingerprint: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from functionfuse._arguments import role_of, substitute
+from functionfuse._arguments import references_in, substitute
 from functionfuse._ray import module
 from functionfuse.backends._ray_worker import LARGE, PREVIOUS, Slot, Source, is_large
 from functionfuse.workflow import Node
@@ -79,7 +79,8 @@ class Arguments:
         return Slot(self._places[node])
 
     def _lightened(self, value: Any) -> Any:
-        if role_of(type(value)) == "reference" or (reference := self._packer.put(value)) is None:
+        """Return a slot for a large argument; what holds slots itself goes with the call, where they are seen."""
+        if references_in(value) or (reference := self._packer.put(value)) is None:
             return value
         return Slot(self._add(0, [reference]))
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from functionfuse._arguments import nodes_in, references_in, role_of
 from functionfuse._task import MethodCall
 from functionfuse.backends._ray_worker import Keys, Source
+from functionfuse.backends._run import is_method_of
 from functionfuse.workflow import Item, Node
 
 WHOLE: Keys = ()
@@ -109,19 +110,14 @@ class Needs:
         return self._last[constructor]
 
 
-def is_method(node: Node) -> bool:
-    """Tell whether a node calls a method."""
-    return isinstance(node.func, MethodCall)
-
-
 def is_constructor(node: Node) -> bool:
     """Tell whether a node makes an object."""
-    return not node.storable and not is_method(node)
+    return not node.storable and not isinstance(node.func, MethodCall)
 
 
 def moment(consumer: Node, constructor: Node) -> Node:
     """Return the node after which a consumer wants the object that a constructor makes: a method, or itself."""
-    methods = [node for node in consumer.after if is_method(node) and node.args[0] is constructor]
+    methods = [node for node in consumer.after if is_method_of(node, constructor)]
     return max(methods, key=lambda node: node.seq, default=constructor)
 
 
@@ -140,7 +136,7 @@ def need_of(consumer: Node, other: Node) -> Need | None:
     """Return what a node needs of one in its arguments; None for its own object."""
     if not is_constructor(other):
         return Need(other)
-    if is_method(consumer) and consumer.args[0] is other:
+    if is_method_of(consumer, other):
         return None
     return Need(moment(consumer, other), is_object=True)
 

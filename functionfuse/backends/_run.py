@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from functionfuse._task import MethodCall
 from functionfuse.backends._provenance import Provenance
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.errors import StaleResult, StaleResultWarning, add_note
@@ -251,7 +252,7 @@ class Run(ABC):
             return self._at_hand(node)
         if self._storage is not None and self.has_result_of(node):
             return self._storage.read_task(self._name, node.get_name())
-        return self._part(_Part(self._workflow, node))
+        return self._part(_Part(self._workflow, node, [other for other in self._nodes if is_method_of(other, node)]))
 
     def has_result_of(self, node: Node) -> bool:
         """Tell whether the result of a node is at hand, or stored."""
@@ -312,11 +313,17 @@ class Run(ABC):
 
 
 class _Part(BaseWorkflow):
-    """A workflow up to one of its nodes."""
+    """A workflow up to one of its nodes; an object is as its methods leave it."""
 
-    def __init__(self, whole: BaseWorkflow, node: Node) -> None:
+    def __init__(self, whole: BaseWorkflow, node: Node, methods: list[Node]) -> None:
         super().__init__(node, workflow_name=whole.workflow_name)
+        self._roots += methods
         self._replaced = whole._replaced
+
+
+def is_method_of(node: Node, constructor: Node) -> bool:
+    """Tell whether a node calls a method of the object that another one makes."""
+    return isinstance(node.func, MethodCall) and node.args[0] is constructor
 
 
 @contextmanager

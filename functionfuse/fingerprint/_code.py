@@ -44,10 +44,13 @@ def of_function(func: Any) -> str | None:
       plain value (None, bool, int, float, complex, str, bytes, an enum member,
       tuples and frozensets of those). A variable that the code itself rebinds is
       a counter, and an object that can change is state: their values do not count;
-    - functions and classes of the same module that it refers to by name, and
-      those that these refer to. A class elsewhere counts by its name;
+    - functions and classes of the same module that it refers to by name, or has
+      as defaults, and those that these refer to. A class elsewhere counts by its
+      name; of a partial its arguments, as far as they are code or plain values;
     - of a decorated function (one that has ``__wrapped__``) the wrapper and what
-      it wraps; of a function decorated by this package only what it wraps;
+      it wraps, also if the wrapper is an object: then its class and its attributes
+      but for those that methods assign to. Of a function decorated by this package
+      only what it wraps;
     - of a class its methods, properties and plain attributes, except those that
       its methods assign to, its nested classes, and its bases of the same module;
     - of a partial, a bound method or a callable object also the values in it.
@@ -128,7 +131,7 @@ def _callable(walk: CodeWalk, func: Any) -> str:
     if isinstance(func, type) and not func.__flags__ & _IMMUTABLE:
         return walk.reference(func)
     if _is_wrapper(func):
-        return _callable(walk, func.__wrapped__)
+        return _wrapper(walk, func)
     if not isinstance(kind.__call__, FunctionType):
         raise Unknown("no Python code")
     return digest("callable", (walk.reference(kind), walk.token(func)))
@@ -137,6 +140,18 @@ def _callable(walk: CodeWalk, func: Any) -> str:
 def _is_wrapper(func: Any) -> bool:
     # Not by `hasattr`, which some objects answer as they like: a mock, a module that loads lazily, a remote handle.
     return "__wrapped__" in getattr(func, "__dict__", ()) or hasattr(type(func), "__wrapped__")
+
+
+def _wrapper(walk: CodeWalk, func: Any) -> str:
+    kind = type(func)
+    wrapped = _callable(walk, func.__wrapped__)
+    if not isinstance(kind.__call__, FunctionType) or kind.__module__.partition(".")[0] == _PACKAGE:
+        return wrapped
+    scope = _home(func) or ""
+    assigned = _assigned(member for name, member in vars(kind).items() if name != "__init__")
+    own = ((name, value) for name, value in sorted(vars(func).items()) if not name.startswith("__"))
+    state = (f"{name!a}\n{_part(walk, value, scope)}" for name, value in own if name not in assigned)
+    return digest("wrapper", (_part(walk, kind, scope), wrapped, *state))
 
 
 def _function_or_wrapped(walk: CodeWalk, func: Any) -> str:
@@ -150,8 +165,11 @@ def _partial(walk: CodeWalk, func: functools.partial[Any]) -> str:
 
 
 def _method(walk: CodeWalk, func: MethodType) -> str:
-    owner = func.__self__ if isinstance(func.__self__, type) else type(func.__self__)
-    return digest("method", (walk.reference(owner), _callable(walk, func.__func__), walk.token(func.__self__)))
+    return digest("method", (walk.reference(_owner(func)), _callable(walk, func.__func__), walk.token(func.__self__)))
+
+
+def _owner(func: MethodType) -> type:
+    return func.__self__ if isinstance(func.__self__, type) else type(func.__self__)
 
 
 _CALLABLES: dict[type, Callable[[CodeWalk, Any], str]] = {
@@ -172,8 +190,15 @@ def _function(walk: CodeWalk, func: FunctionType) -> str:
     bytecode = Bytecode(func.__code__)
     helpers = dict(_helpers(walk, bytecode, func))
     wrapped = _part(walk, getattr(func, "__wrapped__", None), _scope(func))
-    defaults = walk.token(func.__defaults__), walk.token(func.__kwdefaults__)
-    return digest("function", (_code(walk, bytecode, helpers), *defaults, *_cells(walk, bytecode, func), wrapped))
+    parts = (*_defaults(walk, func), *_cells(walk, bytecode, func), wrapped)
+    return digest("function", (_code(walk, bytecode, helpers), *parts))
+
+
+def _defaults(walk: CodeWalk, func: FunctionType) -> Iterator[str]:
+    for values in (func.__defaults__, func.__kwdefaults__):
+        yield walk.token(values)
+        given = values.values() if isinstance(values, dict) else values or ()
+        yield from (_part(walk, value, _scope(func)) for value in given if isinstance(value, type))
 
 
 def _helpers(walk: CodeWalk, bytecode: Bytecode, func: FunctionType) -> Iterator[tuple[str, str]]:
@@ -181,13 +206,15 @@ def _helpers(walk: CodeWalk, bytecode: Bytecode, func: FunctionType) -> Iterator
     for name in bytecode.loads:
         helper = func.__globals__.get(name)
         if helper is not None and _home(helper) == scope:
-            yield name, _callable(walk, helper)
+            yield name, _part(walk, helper, scope)
 
 
 def _home(value: Any) -> str | None:
-    """Return the module of a function, wrapped or not, or class; None for anything else."""
+    """Return the module of a class or a function, be it wrapped, bound or partial; None for anything else."""
     if isinstance(value, type | FunctionType):
         return value.__module__
+    if isinstance(value, functools.partial | MethodType):
+        return _home(value.func if isinstance(value, functools.partial) else value.__func__)
     return _home(value.__wrapped__) if _is_wrapper(value) else None
 
 
@@ -222,6 +249,11 @@ def _part(walk: CodeWalk, value: Any, scope: str) -> str:
         return walk.reference(value) if followed else type_token(value)
     if isinstance(value, FunctionType) or _is_wrapper(value):
         return _callable(walk, value)
+    if isinstance(value, functools.partial):
+        given = (value.func, *value.args, *value.keywords.values())
+        return digest("partial", (ascii(tuple(value.keywords)), *(_part(walk, each, scope) for each in given)))
+    if isinstance(value, MethodType):
+        return digest("method", (_part(walk, _owner(value), scope), _part(walk, value.__func__, scope)))
     if type(value) is tuple:
         return digest("tuple", (_part(walk, item, scope) for item in value))
     return walk.token(value) if _is_plain(value) else _STATE
@@ -274,4 +306,9 @@ _FUNCTIONS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     classmethod: lambda member: (member.__func__,),
     property: lambda member: (member.fget, member.fset, member.fdel),
     functools.cached_property: lambda member: (member.func,),
+    functools.partialmethod: lambda member: (
+        member.func,
+        functools.partial(member.func, *member.args, **member.keywords),
+    ),
+    functools.singledispatchmethod: lambda member: (member.func, *member.dispatcher.registry.values()),
 }
