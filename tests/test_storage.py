@@ -6,8 +6,10 @@ import gc
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +26,8 @@ from functionfuse.serializers import FILE_PROTOCOL, generate_name
 from functionfuse.storage import Storage, storage_factory
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import Buffer, Note, NoteSerializer, SerializerContract, StorageContract, read_blob
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -567,6 +571,46 @@ def test_what_belongs_to_main_is_stored_by_value(root: Path) -> None:
     assert len([name for name in files(root) if "bigdata" in name]) == 1
     assert read_blob((root / "w" / "inside").read_bytes()).record["serializers"] == ["cloudpickle"]
     storage.remove_task("w", "with a note")
+    assert [name for name in files(root) if "bigdata" in name] == []
+
+
+def test_what_belongs_to_a_spawned_main_is_stored_by_value(root: Path, tmp_path: Path) -> None:
+    """In a process that `multiprocessing` spawns, a script's classes have another module; they can be read, too."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import multiprocessing, sys
+            from functionfuse.storage.filestorage import FileStorage
+
+            class Model:
+                weights = [1, 2]
+
+            def work(root):
+                FileStorage(root).save("w", "model", [Model(), Model])
+
+            if __name__ == "__main__":
+                child = multiprocessing.get_context("spawn").Process(target=work, args=sys.argv[1:])
+                child.start()
+                child.join()
+            """
+        )
+    )
+    subprocess.run([sys.executable, script, root], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
+    instance, cls = FileStorage(root).read_task("w", "model")
+    assert instance.weights == cls().weights == [1, 2]
+
+
+def test_a_copied_file_shares_the_side_files(storage: FileStorage, root: Path) -> None:
+    """A copy of a result's file goes without the side files, which are those of the original."""
+    storage.register_persistent_serializers(NoteSerializer)
+    for how in (lambda: storage.remove_task("w", "copy"), lambda: storage.save("w", "copy", 2)):
+        storage.save("w", "t", Note("beside"))
+        shutil.copy(root / "w" / "t", root / "w" / "copy")
+        assert storage.read_task("w", "copy") == Note("beside")
+        how()
+        assert storage.read_task("w", "t") == Note("beside")
+    storage.remove_task("w", "t")
     assert [name for name in files(root) if "bigdata" in name] == []
 
 

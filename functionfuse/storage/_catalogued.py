@@ -147,7 +147,7 @@ class Catalogued(ABC):
             at = self._find(workflow_name, task_name)
             if folder.id_at(*at) != blob_id:  # saved anew since it was planned
                 return False
-            self._remove(workflow_name, task_name, at, why)
+            self._remove(workflow_name, task_name, at, why, planned=blob_id)
             return True
 
         return marked(plan, _retention.carry_out(plan.project(_retention.COLUMNS).fetchall(), remove))
@@ -186,9 +186,14 @@ class Catalogued(ABC):
 
     @abstractmethod
     def _remove(
-        self, workflow_name: str, task_name: str, at: tuple[str, str], why: Mapping[str, Any] | None = None
+        self,
+        workflow_name: str,
+        task_name: str,
+        at: tuple[str, str],
+        why: Mapping[str, Any] | None = None,
+        planned: str | None = None,
     ) -> None:
-        """Remove a result, and record that, and why."""
+        """Remove a result, if it still is the planned blob, and record that, and why; `TaskNotFound` otherwise."""
 
     @abstractmethod
     def _record(self, event: str, fields: str, after: str | None = None, *, waits: bool = True) -> None:

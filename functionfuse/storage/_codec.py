@@ -28,7 +28,10 @@ PROTOCOL = 5
 #: Buffers of at least this many bytes leave the stream; smaller ones are cheaper to copy than to map.
 OUT_OF_BAND = 1 << 16
 
-_MAIN = b"__main__"
+# What a script's own classes and functions are of: in processes that `multiprocessing` spawns, the second.
+_SPAWNED_MAIN = "__mp_main__"
+_MAINS = (b"__main__", _SPAWNED_MAIN.encode())
+_LONGEST_MAIN = max(map(len, _MAINS))
 # RuntimeError: nested too deep, or not implemented.
 _REFUSALS = (pickle.PicklingError, TypeError, AttributeError, ValueError, RuntimeError)
 
@@ -149,6 +152,9 @@ def dump(obj: Any, sink: Sink, registry: Registry, protocols: Callable[[], Mappi
         sink.restart()
     import cloudpickle
 
+    main = sys.modules.get(_SPAWNED_MAIN)
+    if main is not None and main.__name__ == _SPAWNED_MAIN:
+        cloudpickle.register_pickle_by_value(main)
     try:
         return _dump("cloudpickle", cloudpickle.Pickler, obj, sink, registry, protocols, taken)
     except _REFUSALS as error:
@@ -237,11 +243,11 @@ def _with_serializers(base: Any) -> Any:
 
 
 class _OfMain(Exception):
-    """The stream refers to a class or function of ``__main__`` by name."""
+    """The stream refers to a class or function of the script by name."""
 
 
 class _Watch:
-    """Hands a stream on until it mentions ``__main__``, which another process would look up in its own."""
+    """Hands a stream on until it mentions the script's module, which another process would look up in its own."""
 
     __slots__ = ("_last", "_sink")
 
@@ -250,9 +256,10 @@ class _Watch:
         self._last = b""
 
     def write(self, data: bytes) -> None:
-        if _MAIN in data or (self._last and _MAIN in self._last + bytes(data[:8])):
+        seam = self._last + bytes(data[:_LONGEST_MAIN]) if self._last else b""
+        if any(main in data or main in seam for main in _MAINS):
             raise _OfMain
-        self._last = bytes(data[-8:])
+        self._last = bytes(data[-_LONGEST_MAIN:])
         self._sink.write(data)
 
 

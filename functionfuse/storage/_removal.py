@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from catalog import record
+from catalog import names, record
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _blob, _codec, _lines
 from functionfuse.storage._place import Change, Place, Side
@@ -18,7 +18,10 @@ _log = logging.getLogger("functionfuse.storage")
 
 @dataclass(frozen=True)
 class Present:
-    """What is stored under a name just before it is overwritten or removed."""
+    """What is stored under a name just before it is overwritten or removed.
+
+    A file that was copied to another name beside it says so itself; the side files are those of the original.
+    """
 
     record: Mapping[str, Any]
     size: int
@@ -26,6 +29,7 @@ class Present:
     pids: list[tuple[str, Any]]
     side: Side
     older_format: bool
+    is_copy: bool
 
     @property
     def has_sides(self) -> bool:
@@ -50,7 +54,8 @@ def present(place: Place, folder: str, file: str) -> Present | None:
         pids = _pids(place, folder, file) if footer is None or len(known["serializers"]) > 1 else []
     side = place.side_folder(folder, known.get("blob_id", ""))
     size = record.size_of(source.size, known)
-    return Present(known, size, record.logical_size_of(size, known), pids, side, footer is None)
+    is_copy = footer is not None and file not in names.candidates(names.from_text(known["task"]))
+    return Present(known, size, record.logical_size_of(size, known), pids, side, footer is None, is_copy)
 
 
 def _pids(place: Place, folder: str, file: str) -> list[tuple[str, Any]]:
@@ -68,11 +73,12 @@ def remove(
     names_fields: str,
     at: tuple[str, str],
     why: Mapping[str, Any] | None = None,
+    planned: str | None = None,
 ) -> None:
-    """Remove what is stored in a folder and file, and record that, and why."""
+    """Remove what is stored in a folder and file, if it is still the planned blob; record that, and why."""
     folder, file = at
     found = present(place, folder, file)
-    if found is None:
+    if found is None or (planned and found.blob_id not in (None, planned)):
         raise TaskNotFound
     fields = record.fragment(
         replaces=found.blob_id,
@@ -95,6 +101,8 @@ def _nothing() -> None:
 
 def forget(gone: Present, registry: _codec.Registry, folder: str, file: str) -> None:
     """Delete the side files of a result that was overwritten or removed."""
+    if gone.is_copy:
+        return
     for name, pid in gone.pids:
         serializer = registry.by_name.get(name)
         try:

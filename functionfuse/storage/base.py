@@ -443,10 +443,15 @@ class Storage(Catalogued):
         return _lookup.find(self._place, workflow_name, task_name)
 
     def _remove(
-        self, workflow_name: str, task_name: str, at: tuple[str, str], why: Mapping[str, Any] | None = None
+        self,
+        workflow_name: str,
+        task_name: str,
+        at: tuple[str, str],
+        why: Mapping[str, Any] | None = None,
+        planned: str | None = None,
     ) -> None:
         try:
-            _removal.remove(self._place, self._registry, record.name_fields(workflow_name, task_name), at, why)
+            _removal.remove(self._place, self._registry, record.name_fields(workflow_name, task_name), at, why, planned)
         except FileNotFoundError as error:  # `TaskNotFound`, or another process was quicker
             message = f"nothing is stored there ({self._place.path(*at)})"
             raise named(TaskNotFound(message), workflow_name, task_name) from error
