@@ -253,6 +253,11 @@ def test_a_few_chunks_are_in_memory(storage: FileStorage, monkeypatch: pytest.Mo
     assert np.array_equal(storage.read_task("w", "t").compute(), np.repeat(np.arange(64), 1000))
 
 
+def returning(found: str, promised: str) -> Any:
+    """Return an array that promises one dtype and whose chunks have another."""
+    return da.map_blocks(lambda: np.ones(2, found), chunks=((2, 2),), dtype=promised, meta=np.empty(0, promised))
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -260,14 +265,35 @@ def test_a_few_chunks_are_in_memory(storage: FileStorage, monkeypatch: pytest.Mo
         (lambda: da.from_array(np.array([{}, None], object), chunks=1), "Python objects"),
         (lambda: da.ma.masked_array(da.ones(3, chunks=2), [True, False, True]), "MaskedArray"),
         (lambda: da.ones(4, chunks=2).map_blocks(lambda block: block[:1], dtype="f8"), "promised was"),
+        (lambda: returning("f8", "i8"), r"float64, promised was \(2,\) and int64"),
+        (lambda: returning("U5", "U1"), "promised was"),
     ],
-    ids=["unknown sizes", "objects", "masked", "other shapes"],
+    ids=["unknown sizes", "objects", "masked", "other shapes", "floats", "longer texts"],
 )
 def test_what_does_not_fit_is_refused(array: Callable[[], Any], message: str, storage: FileStorage) -> None:
     """What a file of arrays cannot hold is refused, with the remedy; nothing is left of it."""
     with pytest.raises(UnpicklableResult, match=message):
         storage.save("w", "t", [array()])
     assert not storage.file_exists("w", "t")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        lambda: da.ones(4, chunks=2).map_blocks(lambda block: block[:1], dtype="f8"),
+        lambda: returning("f8", "i8"),
+        lambda: returning("M8[ns]", "M8[s]"),
+    ],
+    ids=["other shapes", "floats", "times"],
+)
+def test_zarr_refuses_what_was_not_promised(array: Callable[[], Any], tmp_path: Path) -> None:
+    """A chunk that is not what its array says is refused, not cast or spread over its place; nothing is left of it."""
+    pytest.importorskip("zarr")
+    storage = FileStorage(tmp_path)
+    storage.register_persistent_serializers(DaskZarrSerializer)
+    with pytest.raises(UnpicklableResult, match="promised was"):
+        storage.save("w", "t", array())
+    assert list(tmp_path.glob("w/bigdata/*")) == []
 
 
 def test_zarr_refuses_what_it_cannot_describe(tmp_path: Path) -> None:

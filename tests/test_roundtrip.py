@@ -247,10 +247,14 @@ def days(offset: Any) -> Any:
         (lambda: numbered(pd.Index([1, 2]), names=5), False),
         (lambda: numbered(pd.Index([1, 2]), names="a"), True),
         (lambda: numbered(pd.MultiIndex.from_arrays([[1, 2], [3, 4]]), names=["x", "x"]), True),
+        (lambda: numbered(pd.MultiIndex([[1, 2**60 + 1], ["x", "y"]], [[0, 1, -1], [0, 1, 1]])), False),
         (lambda: pd.DataFrame({"__index_level_0__": [1, 2]}, pd.Index([3, 4])), True),
         (lambda: pd.DataFrame({"a": pd.Categorical([f"x{n}" for n in range(70_000)] * 20)}), True),
     ],
-    ids=["NaN", "holidays", "hours", "every other day", "columns", "name", "one name", "two", "a name", "categories"],
+    ids=[
+        *("NaN", "holidays", "hours", "every other day", "columns", "name", "one name", "two", "missing in a level"),
+        *("a name", "categories"),
+    ],
 )
 def test_what_was_found_to_change(storage: FileStorage, make: Any, is_parquet: bool) -> None:
     """Frames that Parquet would change, which a first row does not always show, are pickled; others need not be."""
@@ -344,6 +348,14 @@ def test_arrow(storage: FileStorage, table: Any, is_batch: bool) -> None:
     """Tables and record batches of Arrow come back with values, types, names and metadata."""
     obj = table.combine_chunks().to_batches()[0] if is_batch and table.num_rows else table
     assert_same_arrow(back(storage, obj), obj)
+
+
+def test_days_with_a_time(storage: FileStorage) -> None:
+    """Dates that are no whole days, which Arrow lets in but Parquet cuts off, come back as they were, nested too."""
+    days = pa.array([0, 86_400_005], pa.int64()).view(pa.date64())
+    for column in (days, pa.StructArray.from_arrays([days], ["inner"])):
+        table = pa.table({"a": column})
+        assert back(storage, table).equals(table)
 
 
 # Polars

@@ -54,11 +54,12 @@ class Checked(SerializerContract):
             (tmp_path / name).write_bytes(original)
         assert refused
 
-    def test_it_works_over_a_remote_file_system(self) -> None:
-        """Over the S3 protocol, with fsspec's memory in place of S3, samples come back and are removed."""
+    @pytest.mark.parametrize("workflow", ["fit", "fit[1]"])
+    def test_it_works_over_a_remote_file_system(self, workflow: str) -> None:
+        """Over the S3 protocol, with memory in place of S3, samples come back and are removed in any folder."""
         fsspec = pytest.importorskip("fsspec")
         client = fsspec.filesystem("memory")
-        folder = f"/{generate_name()}"
+        folder = f"/{generate_name()}/{workflow}"
         client.makedirs(folder)
         protocols = {S3_PROTOCOL: {"client": client, "folder": f"memory://{folder}"}}
         for sample in self.samples():
@@ -112,6 +113,22 @@ class TestNumpy(Checked):
         assert storage.footer("w", "t").record["serializers"] == ["pickle"]
         storage.save("w", "t", masked)
         assert (storage.read_task("w", "t").mask == masked.mask).all()
+
+    @pytest.mark.parametrize(
+        "dtype",
+        [
+            np.dtype({"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [4, 0]}),
+            np.dtype({"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [0, 2]}),
+            np.dtype([("a", "i1"), ("b", "i4")], align=True),
+        ],
+        ids=["out of order", "overlapping", "aligned"],
+    )
+    def test_odd_structures_are_declined(self, dtype: Any, tmp_path: Path) -> None:
+        """Arrays of fields that the format cannot describe are pickled, and come back with their dtype."""
+        storage = self.open_storage(tmp_path)
+        storage.save("w", "t", np.zeros(2, dtype))
+        assert storage.footer("w", "t").record["serializers"] == ["pickle"]
+        assert repr(storage.read_task("w", "t").dtype) == repr(dtype)
 
 
 class Tables(Checked):
@@ -338,6 +355,21 @@ class TestXarrayDataset(Tables):
         assert self.side_files(tmp_path) == {}
         assert self.equal(storage.read_task("w", "t"), odd)
 
+    def declined(self) -> list[Any]:
+        """Return datasets of pandas' dtypes, and of text that is no UTF-8."""
+        import xarray as xr
+
+        columns = [pd.Categorical(["a", "b"]), pd.array([1, None], dtype="Int64"), np.array(["\udc80"])]
+        return [xr.Dataset({"a": ("x", column)}) for column in columns]
+
+    def test_what_has_no_place_in_a_group_is_pickled(self, tmp_path: Path) -> None:
+        """What has no dtype in Zarr, or no variable of its own in a group, does not make the save fail."""
+        storage = self.open_storage(tmp_path)
+        for odd in self.declined():
+            storage.save("w", "t", odd)
+            assert storage.footer("w", "t").record["serializers"] == ["pickle"]
+            assert self.equal(storage.read_task("w", "t"), odd)
+
 
 @pytest.mark.slow
 class TestXarrayArray(TestXarrayDataset):
@@ -351,6 +383,12 @@ class TestXarrayArray(TestXarrayDataset):
 
         named = xr.DataArray(np.arange(6).reshape(2, 3), dims=["x", "y"], name="q", coords={"x": ["a", "b"]})
         return [named, xr.DataArray(np.arange(3.0), dims="x")]
+
+    def declined(self) -> list[Any]:
+        """Return arrays whose variables would have the names of their dimensions."""
+        import xarray as xr
+
+        return [xr.DataArray([1, 2], dims="x", name="x"), xr.DataArray([1, 2], dims="values")]
 
 
 @pytest.mark.slow

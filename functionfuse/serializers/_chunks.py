@@ -51,6 +51,14 @@ def dtype_from(description: Any) -> Any:
     return np.lib.format.descr_to_dtype(description)
 
 
+def is_described(dtype: Any) -> bool:
+    """Tell whether `described` says all of a dtype: not of fields that overlap, are out of order, or aligned."""
+    try:
+        return repr(dtype_from(described(dtype))) == repr(dtype)  # two that are equal may be aligned differently
+    except ValueError:
+        return False
+
+
 def stored(dtype: Any) -> Any:
     """Return the dtype for HDF5, which knows no times and no Unicode of fixed length: opaque bytes to it."""
     import h5py
@@ -59,6 +67,20 @@ def stored(dtype: Any) -> Any:
     if dtype.kind in "mM":
         return h5py.opaque_dtype(dtype)
     return np.dtype(f"V{dtype.itemsize}") if dtype.kind == "U" else dtype
+
+
+def promised(block: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return a block of a Dask array with the dtype that its array has; `UnpicklableResult` if that would change it."""
+    import numpy as np
+
+    array = np.asanyarray(block)
+    if np.ma.isMaskedArray(array) or array.shape != shape or not np.can_cast(array.dtype, dtype, "safe"):
+        found = f"{type(block).__name__} of shape {array.shape} and dtype {array.dtype}"
+        raise UnpicklableResult(
+            f"a chunk of the Dask array is a {found}, promised was {shape} and {dtype}: "
+            "have map_blocks, from_delayed, ... promise what their functions return"
+        )
+    return array.astype(dtype, copy=False)
 
 
 def checksum(data: bytes | memoryview) -> bytes:
@@ -131,13 +153,10 @@ class Layout:
         """Return a block as the bytes of a chunk: contiguous, whole, and compressed if that is wanted."""
         import numpy as np
 
-        if np.ma.isMaskedArray(block) or np.shape(block) != self.shape(number):
-            found = f"{type(block).__name__} of shape {np.shape(block)}"
-            raise UnpicklableResult(f"a chunk of the Dask array is a {found}, promised was {self.shape(number)}")
-        array = np.ascontiguousarray(block, self.dtype)
-        if np.shape(block) != self.chunk:
+        array = np.ascontiguousarray(promised(block, self.shape(number), self.dtype))
+        if self.shape(number) != self.chunk:
             whole = np.zeros(self.chunk, self.dtype)
-            whole[tuple(map(slice, np.shape(block)))] = block
+            whole[tuple(map(slice, array.shape))] = array
             array = whole
         data = array.reshape(-1).view(np.uint8)
         if not self.level:

@@ -7,6 +7,7 @@ import mmap
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import has_magic
 from typing import IO, Any
 
 import xxhash
@@ -50,7 +51,15 @@ class Sides:
             if self._files is not None:
                 self._files.remove(name)
             else:
-                self._remote["client"].rm(self.url(name), recursive=True)
+                self._remove_remote(self.url(name))
+
+    def _remove_remote(self, url: str) -> None:
+        client = self._remote["client"]
+        if not has_magic(url):
+            client.rm(url, recursive=True)
+            return
+        for path in client.find(url):  # `rm` would take the brackets of a workflow's name for a pattern
+            client.rm_file(path)
 
     @contextmanager
     def written(self, name: str) -> Iterator[Hashed]:

@@ -28,13 +28,16 @@ def write(array: Any, sides: Sides, level: int | None) -> dict[str, Any]:
     level : int or None
         Of compression with zstd. A CRC-32C of each chunk is written in any case.
     """
-    regular = _chunks.regular(_numbers(array))
+    stored = _stored(array.dtype)
+    regular = _chunks.regular(array)
     name = generate_name() + ".zarr"
     try:
-        target = _created(_groups.new_store(sides, name, "dask"), regular, level)
+        target = _created(_groups.new_store(sides, name, "dask"), regular, stored, level)
         if regular.size:
             with Counter(regular.npartitions, "Dask array") as counter:
-                needed("dask.array", "dask").store(regular, _Watched(target, counter), lock=False, scheduler="threads")
+                needed("dask.array", "dask").store(
+                    regular, _Watched(target, array.dtype, counter), lock=False, scheduler="threads"
+                )
         digest = _groups.digest(sides, name, [DATASET])
     except BaseException:
         sides.remove(name)
@@ -43,40 +46,40 @@ def write(array: Any, sides: Sides, level: int | None) -> dict[str, Any]:
     return {"zarr": name, "arrays": [DATASET], "digest": digest, **about}
 
 
-def _numbers(array: Any) -> Any:
-    """Return an array whose dtype every Zarr reader has; times become the integers that they are."""
-    kind = array.dtype.kind
-    if kind in "mM":
-        return array.view("int64")
-    if kind not in "biufc":
-        raise UnpicklableResult(f"Zarr has no dtype {array.dtype}: use DaskArraySerializer over files, or astype")
-    return array
+def _stored(dtype: Any) -> Any:
+    """Return the dtype for Zarr, one that every reader has; times are the integers that they are."""
+    if dtype.kind in "mM":
+        return "int64"
+    if dtype.kind not in "biufc":
+        raise UnpicklableResult(f"Zarr has no dtype {dtype}: use DaskArraySerializer over files, or astype")
+    return dtype
 
 
-def _created(store: Any, array: Any, level: int | None) -> Any:
+def _created(store: Any, array: Any, stored: Any, level: int | None) -> Any:
     zarr = needed("zarr", "dask")
     compressors = [zarr.codecs.ZstdCodec(level=level)] if level else []
     return zarr.create_group(store).create_array(
         DATASET,
         shape=array.shape,
         chunks=tuple(max(1, axis[0]) for axis in array.chunks),
-        dtype=array.dtype,
+        dtype=stored,
         compressors=[*compressors, zarr.codecs.Crc32cCodec()],
         config={"write_empty_chunks": True},
     )
 
 
 class _Watched:
-    """A Zarr array that is being written, and counted."""
+    """A Zarr array that is being written with blocks of a dtype, and counted."""
 
-    def __init__(self, target: Any, counter: Counter) -> None:
+    def __init__(self, target: Any, dtype: Any, counter: Counter) -> None:
         self._target = target
         self._counter = counter
         self.shape = target.shape
-        self.dtype = target.dtype
+        self.dtype = dtype
 
-    def __setitem__(self, where: Any, block: Any) -> None:
-        self._target[where] = block
+    def __setitem__(self, where: tuple[slice, ...], block: Any) -> None:
+        array = _chunks.promised(block, tuple(part.stop - part.start for part in where), self.dtype)
+        self._target[where] = array.view("int64") if self.dtype.kind in "mM" else array
         self._counter.step()
 
     def __dask_tokenize__(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from functionfuse.serializers._chunks import described, dtype_from
+from functionfuse.serializers._chunks import described, dtype_from, is_described
 from functionfuse.serializers._needed import TypeOf
 from functionfuse.serializers._sides import Sides
 from functionfuse.serializers.base import generate_name
@@ -30,7 +30,7 @@ class NumpySerializer:
         """Write the array; decline what the format cannot hold."""
         import numpy as np
 
-        if obj.dtype.hasobject or obj.dtype.metadata or obj.dtype.kind == "T":
+        if obj.dtype.hasobject or obj.dtype.metadata or obj.dtype.kind == "T" or not is_described(obj.dtype):
             return None
         name = generate_name() + ".npy"
         with Sides(protocols).written(name) as file:

@@ -100,6 +100,7 @@ class _ParquetSerializer:
 def _write_arrow(table: Any, file: Any) -> None:
     import pyarrow.parquet as pq
 
+    table.validate(full=True)  # Parquet keeps the days alone of a date64 with a time of day, which is not valid
     pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
@@ -203,8 +204,10 @@ def _has_plain_values(frame: Any) -> bool:
     """Tell whether Parquet would make no different values of a frame, or names of its index, the same."""
     columns = [frame.iloc[:, number] for number in range(frame.shape[1])]
     levels = [frame.index.get_level_values(number) for number in range(frame.index.nlevels)]
+    kept = getattr(frame.index, "levels", levels)  # with a missing value, integers would come out as floats
+    is_kept = all(level.dtype == other.dtype for level, other in zip(levels, kept, strict=True))
     is_named = all(name is None or type(name) is str for name in frame.index.names)
-    return is_named and all(map(_is_plain, (*columns, *levels)))
+    return is_named and is_kept and all(map(_is_plain, (*columns, *levels)))
 
 
 def _is_plain(column: Any) -> bool:

@@ -52,10 +52,10 @@ class XarrayArraySerializer(XarrayDatasetSerializer):
     @classmethod
     def pickle(cls, obj: Any, protocols: Mapping[str, Any]) -> tuple[str, Any] | None:
         """Write the array; decline what does not come back as it was."""
-        if obj.name is not None and (type(obj.name) is not str or obj.name in obj.coords):
+        if obj.name is not None and type(obj.name) is not str:
             return None
         variable = obj.name or _ONLY
-        if variable in obj.coords:
+        if variable in obj.coords or variable in obj.dims:
             return None
         pid = _write(obj.to_dataset(name=variable), Sides(protocols))
         return None if pid is None else (cls.name, {**pid, "variable": variable, "name": obj.name})
@@ -68,7 +68,7 @@ class XarrayArraySerializer(XarrayDatasetSerializer):
 
 def _write(dataset: Any, sides: Sides) -> dict[str, Any] | None:
     needed("zarr", "xarray")
-    if any(variable.dtype.hasobject or variable.dtype.kind == "S" for variable in dataset.variables.values()):
+    if not all(_has_dtype(variable.dtype) for variable in dataset.variables.values()):
         return None
     if any(type(name) is not str for name in (*dataset.variables, *dataset.sizes)):
         return None
@@ -81,8 +81,8 @@ def _write(dataset: Any, sides: Sides) -> dict[str, Any] | None:
         "chunks": chunks,
         "dtypes": dtypes,
     }
-    plain = _with_strings(dataset).drop_encoding()
     try:
+        plain = _with_strings(dataset).drop_encoding()
         store = _groups.new_store(sides, group, "xarray")
         how = {"mode": "w", "consolidated": False, "zarr_format": 3, "write_empty_chunks": True}
         plain.to_zarr(store, encoding=_encoding(plain), **how)
@@ -97,6 +97,13 @@ def _write(dataset: Any, sides: Sides) -> dict[str, Any] | None:
         sides.remove(group)
         return None
     return pid
+
+
+def _has_dtype(dtype: Any) -> bool:
+    """Tell whether Zarr has a dtype: not those of pandas' extensions, of objects and of bytes."""
+    import numpy as np
+
+    return isinstance(dtype, np.dtype) and not dtype.hasobject and dtype.kind != "S"
 
 
 def _with_strings(dataset: Any) -> Any:
