@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import random
+import subprocess
+import sys
+import textwrap
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
+import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractBufferedFile
 
-from functionfuse.storage import storage_factory
+from catalog.remote import generic
+from functionfuse.storage import _blob, _remote, storage_factory
 from functionfuse.storage.base import Storage
 from functionfuse.testing import StorageContract
 
@@ -64,6 +74,16 @@ class Remote(StorageContract):
             if "/bigdata/" in key:
                 fs.rm_file(path)
 
+    @pytest.mark.parametrize("size", [10, 12 << 10, 100_000])
+    def test_an_array_can_be_written_to(self, open_storage: Callable[[], Storage], size: int) -> None:
+        """An array that is read can be changed in place, whatever its size."""
+        array = np.random.default_rng(0).random(size)
+        storage = open_storage()
+        storage.save("w", "t", array)
+        found = storage.read_task("w", "t")
+        found += 1
+        assert np.array_equal(found, array + 1)
+
 
 class TestSeaweed(Remote):
     """S3 on SeaweedFS."""
@@ -108,3 +128,114 @@ class TestMemory(Remote):
         storage = open_storage()
         storage.save("w", "t", 5)
         assert storage._place.__reduce__()[1] == (storage._place._location,)
+
+
+# Large results, which are sent in parts
+
+
+class Buffered(AbstractBufferedFile):
+    """A file that appears when it is closed, and is closed when it is collected."""
+
+    def _upload_chunk(self, final: bool = False) -> bool:
+        if final:
+            self.fs.pipe_file(self.path, self.buffer.getvalue())
+        return final
+
+
+class Azure(MemoryFileSystem):
+    """Objects in memory whose files are those of most places in a network."""
+
+    protocol = "abfs"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.removeprefix("abfs://")))
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if mode == "wb" and "data" not in options:
+            return Buffered(self, path, mode)
+        return super()._open(path, mode, **options)
+
+
+class Unpicklable:
+    """What cannot be saved."""
+
+    def __reduce__(self) -> str:
+        raise KeyError("no")
+
+
+def url(kind: str, folder: Path) -> str:
+    """Return where a fresh storage is."""
+    return f"file://{folder}/storage" if kind == "file" else f"{kind}://{uuid.uuid4().hex}/[a]"
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send what is larger than 1,000 bytes in parts of as many."""
+    for module, name in ((_remote, "_LARGEST_PUT"), (_remote, "_PART"), (_blob, "GATHERED"), (_blob, "_AT_ONCE")):
+        monkeypatch.setattr(module, name, 1000)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("kind", ["file", "memory", "abfs"])
+def test_a_large_save_that_fails_leaves_the_old_result(kind: str, tmp_path: Path) -> None:
+    """A save that fails when parts of it are sent tells its own error, and leaves the old result and nothing else."""
+    fsspec.register_implementation("abfs", Azure, clobber=True)
+    storage = storage_factory({"kind": "fsspec", "options": {"url": url(kind, tmp_path), "compression": None}})
+    storage.save("w", "t", "old")
+    with pytest.raises(KeyError, match="no"):
+        storage.save("w", "t", [os.urandom(100_000), Unpicklable()])
+    gc.collect()
+    assert storage.read_task("w", "t") == "old"
+    new = os.urandom(100_000)
+    storage.save("w", "t", new)
+    assert storage.read_task("w", "t") == new
+    assert storage._place._location.bucket().listing(".catalog/tmp/").entries == []
+
+
+def test_a_part_that_fails_holds_up_nobody() -> None:
+    """A process in which one part of a result could not be written says so, and ends."""
+    code = """
+        import os, time
+        from unittest import mock
+        from fsspec.implementations.memory import MemoryFile
+        from functionfuse.storage import _remote, storage_factory
+
+        def fail(file, data):
+            time.sleep(0.2)  # until others wait for it
+            raise OSError(28, "No space left on device")
+
+        _remote._LARGEST_PUT = _remote._PART = 1 << 16
+        storage = storage_factory({"kind": "fsspec", "options": {"url": "memory://full", "compression": None}})
+        storage.save("w", "t", 1)
+        with mock.patch.object(MemoryFile, "write", fail):
+            try:
+                storage.save("w", "t", os.urandom(500_000))
+            except Exception as error:
+                print(error)
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert "No space left on device" in answer.stdout
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_an_answer_is_lost_after_a_short_last_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That an object is there is seen by its end, even if its last part is shorter than that."""
+    storage = storage_factory({"kind": "fsspec", "options": {"url": f"memory://{uuid.uuid4().hex}"}})
+    complete = generic._Stream.complete
+
+    def lost(upload: generic._Stream) -> bool:
+        complete(upload)
+        raise FileNotFoundError("there is no such upload")
+
+    monkeypatch.setattr(generic._Stream, "complete", lost)
+    data = random.Random(0).randbytes(2010)
+    temporary = storage._place.create("w", "t")
+    temporary.write([data])
+    temporary.close()
+    assert temporary.publish()
+    assert bytes(storage._place.load("w", "t")) == data

@@ -9,13 +9,14 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
+from catalog.errors import CatalogUnusable
 from catalog.ids import new_id
 from catalog.names import CATALOG_FOLDER
 from catalog.remote.bucket import Bucket, Changed, Entry, Listing, Tail, Upload
 
 T = TypeVar("T")
 
-#: Places in which what is written appears as a whole. Elsewhere it is written beside, and moved.
+#: Places in which an object that is written or copied by one call appears as a whole. Elsewhere it is moved.
 _ATOMIC = frozenset({"memory", "s3", "s3a", "gs", "gcs", "abfs", "az", "abfss", "oss", "obs", "tos", "oci"})
 
 
@@ -162,39 +163,57 @@ class FsspecBucket(Bucket):
 
 
 class _Stream(Upload):
-    """A large object, written in order: what fsspec has in common knows no parts that are sent at once."""
+    """A large object, written in order: what fsspec has in common knows no parts that are sent at once.
+
+    It is written beside and then moved or copied, in every place: a file of fsspec may replace the old object when it
+    is opened, or when it is collected half written.
+    """
 
     def __init__(self, bucket: FsspecBucket, key: str) -> None:
         self._fs = bucket._fs
+        self._is_atomic = bucket._is_atomic
         self._path = bucket._path(key)
-        self._target = self._path if bucket._is_atomic else bucket._path(f"{CATALOG_FOLDER}/tmp/{new_id()}")
-        for each in {self._path, self._target} if not bucket._is_atomic else ():
+        self._beside = bucket._path(f"{CATALOG_FOLDER}/tmp/{new_id()}")
+        for each in (self._path, self._beside) if not self._is_atomic else ():
             self._fs.makedirs(self._fs._parent(each), exist_ok=True)
-        self._file = self._fs.open(self._target, "wb")
+        self._file = self._fs.open(self._beside, "wb")
         self._sent = 0
+        self._failure: BaseException | None = None  # after which no part is written
         self._turn = threading.Condition()
 
     def send(self, number: int, data: bytes) -> None:
         with self._turn:
-            self._turn.wait_for(lambda: self._sent == number - 1)
-            self._file.write(data)
-            self._sent = number
-            self._turn.notify_all()
+            self._turn.wait_for(lambda: self._failure is not None or self._sent == number - 1)
+            if self._failure is not None:
+                raise self._failure
+            try:
+                self._file.write(data)
+                self._sent = number
+            except BaseException as error:
+                self._failure = error
+                raise
+            finally:
+                self._turn.notify_all()
 
     def complete(self) -> bool:
         self._file.close()
-        if self._target != self._path:
-            self._fs.mv(self._target, self._path)
+        if self._is_atomic:
+            self._fs.cp_file(self._beside, self._path)
+            with suppress(Exception):  # the object is there, so nothing has failed
+                self._fs.rm_file(self._beside)
+        else:
+            self._fs.mv(self._beside, self._path)
         self._fs.invalidate_cache()
         return False
 
     def abort(self) -> None:
-        if hasattr(self._file, "discard"):
-            self._file.discard()
-        if self._target != self._path:
+        with self._turn:
+            self._failure = CatalogUnusable(f"{self._path} was given up before all of it was written")
+            self._turn.notify_all()
+        with suppress(Exception):  # such as that of the part that failed
             self._file.close()
-            with suppress(FileNotFoundError):
-                self._fs.rm_file(self._target)
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(self._beside)
 
 
 def _changed(about: dict[str, Any]) -> float:

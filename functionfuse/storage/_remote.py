@@ -169,7 +169,7 @@ class RemotePlace(Place):
         while True:
             tail = self._fetched(key) or self._location.bucket().tail(key, _SMALL)
             if tail.size == len(tail.data):
-                return memoryview(tail.data)
+                return memoryview(bytearray(tail.data))  # may be written to, as what is larger
             try:
                 return self._spans(key, tail)
             except Changed:  # it was overwritten meanwhile
@@ -311,7 +311,7 @@ class RemoteTemporary:
         part, rest = (whole, b"") if len(whole) <= size else (whole[:size], whole[size:])
         self._chunks = [rest] if rest else []
         self._gathered = len(rest)
-        self._end = part[-_SEAL:]
+        self._end = (self._end + part[-_SEAL:])[-_SEAL:]
         self._count += 1
         self._sent.append(pool.submit(partial(self._upload.send, self._count, part), "parts"))
         while len(self._sent) > _PARTS_AHEAD:
