@@ -108,12 +108,12 @@ def segments(file: IO[bytes]) -> list[Whole]:
 
 
 def tables(file: IO[bytes]) -> Iterator[pa.Table]:
-    """Yield the rows of a compacted file, some at a time."""
+    """Yield the rows of a compacted file, some at a time, with all the columns that this version writes."""
     import pyarrow.parquet as pq
 
     content = pq.ParquetFile(file)
     for group in range(content.num_row_groups):
-        yield content.read_row_group(group)
+        yield _completed(content.read_row_group(group))
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, part: Part) -> pa.Table:
@@ -138,6 +138,17 @@ def without(table: pa.Table, event_ids: Collection[str]) -> pa.Table:
     if not event_ids:
         return table
     return table.filter(pc.invert(pc.is_in(table["event_id"], pa.array(list(event_ids), pa.string()))))
+
+
+def _completed(table: pa.Table) -> pa.Table:
+    """Return rows with the columns that an earlier version did not write yet, as they are in its lines."""
+    import pyarrow as pa
+
+    for index, field in enumerate(_schema()):
+        if field.name not in table.column_names:
+            values = table["size"] if field.name == "logical_size" else pa.nulls(table.num_rows, field.type)
+            table = table.add_column(index, field, values)
+    return table
 
 
 def _schema() -> pa.Schema:

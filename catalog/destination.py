@@ -108,6 +108,11 @@ def destination(place: str | os.PathLike[str], storage_options: dict[str, Any] |
     return _Remote(path, *_filesystem(path, storage_options))
 
 
+def is_same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Tell whether two places are one, however a local path is written."""
+    return _real(_checked(one)) == _real(_checked(other))
+
+
 def files_at(place: str | os.PathLike[str], storage_options: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the Parquet files at a place, by their paths, each as a function that opens it for reading.
 
@@ -151,7 +156,7 @@ class _Local:
 
     @property
     def path(self) -> str:
-        return os.path.realpath(_local_path(self.place))
+        return _real(self.place)
 
     def check(self, *, is_folder: bool, overwrite: bool) -> None:
         folder = os.path.dirname(self.path)
@@ -289,6 +294,10 @@ def _check_holds_only_parts(place: str, names: list[str]) -> None:
 
 def _local_path(path: str) -> str:
     return os.path.expanduser(_LOCAL.sub("", path, count=1))
+
+
+def _real(path: str) -> str:
+    return os.path.realpath(_local_path(path)) if _is_local(path) else path
 
 
 def _filesystem(url: str, storage_options: dict[str, Any] | None) -> tuple[Any, str]:

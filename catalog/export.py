@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalog._parts import write_parts
 from catalog._spool import ARROW, COLUMNS, PARTS, spool
-from catalog.destination import destination
+from catalog.destination import destination, is_same
 from catalog.errors import CatalogError, ExportRefused, InvalidQuestion
 from catalog.filters import conditions, given
 from catalog.manifest import FORMAT, Lines, Manifest, digest_of_export
@@ -130,7 +130,7 @@ def _check(place: str | os.PathLike[str], request: Request) -> bool:
         raise InvalidQuestion(f"partition_by={request.partition_by!r}: it is None, 'workflow' or 'day'")
     if request.after is not None and request.table != "events":
         raise InvalidQuestion(f"after continues exports of events; {request.table} are exported as a whole")
-    if request.after is not None and os.fspath(request.after) == os.fspath(place):
+    if request.after is not None and is_same(request.after, place):
         raise InvalidQuestion(f"after={place}: an export cannot take the place of the one that it continues")
     return request.partition_by is not None
 

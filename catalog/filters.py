@@ -13,6 +13,7 @@ from catalog.times import to_utc
 #: The column that `since` and `until` are about.
 TIMES = {"tasks": "saved_at", "events": "time", "runs": "started"}
 _ALWAYS = ("workflow", "task", "event")  # to leave none of them out is "*", not None
+_GLOBS = (*_ALWAYS, "type", "status", "backend")
 _OF_RESULTS = ("workflow", "task", "since", "until", "serializer", "type", "min_size", "max_size")
 _FILTERS = {
     "tasks": _OF_RESULTS,
@@ -29,7 +30,7 @@ def given(table: str, filters: dict[str, Any]) -> dict[str, Any]:
     table : str
         ``tasks``, ``events`` or ``runs``.
     filters : dict
-        By name; those that are None or ``"*"`` leave nothing out.
+        By name; those that are None leave nothing out, nor do patterns that are ``"*"``.
 
     Returns
     -------
@@ -43,7 +44,7 @@ def given(table: str, filters: dict[str, Any]) -> dict[str, Any]:
     """
     found = {}
     for name, value in filters.items():
-        if value is None or value == "*":
+        if value is None or (name in _GLOBS and value == "*"):
             continue
         if name not in _FILTERS[table]:
             raise InvalidQuestion(f"{name}={value!r}: {table} takes no such filter; it takes {_listed(table)}")
@@ -74,7 +75,7 @@ def conditions(table: str, filters: Mapping[str, Any]) -> Conditions:
         If one cannot be understood.
     """
     wanted = Conditions()
-    for name in ("workflow", "task", "event", "type", "status", "backend"):
+    for name in _GLOBS:
         pattern = filters.get(name, "*")
         if pattern is not None or name in _ALWAYS:
             wanted.glob(name, pattern)

@@ -163,8 +163,10 @@ class Fold:
                     self._competing += self._history.confirm(table)
             for table in compacted.tables(file) if new else ():
                 self._history.batch_of_table(table)
-                growing = [] if self._folder.is_remote else [each.name for each in new]
+                here = set(table["segment"].unique().to_pylist())  # what ended in another table does not grow
+                growing = [] if self._folder.is_remote else [each.name for each in new if each.name in here]
                 self._competing += self._history.take(growing)
+        self._history.forget_watermarks([each.name for each in new])  # torn lines that are known are counted again
         self._history.move_watermarks([astuple(each) for each in new])
 
     # Blobs

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalog.lines import Part, registered
 from catalog.names import encode, from_text
-from catalog.schema import BATCH, Column, names_of, select_batch
+from catalog.schema import BATCH, names_of, select_batch
 
 if TYPE_CHECKING:
     import duckdb
@@ -93,10 +93,14 @@ class History:
             INSERT INTO segments FROM moved"""
         )
 
+    def forget_watermarks(self, segments: list[str]) -> None:
+        """Note that nothing of segments is folded."""
+        self.run("DELETE FROM segments WHERE name IN (SELECT unnest(?))", segments)
+
     def batch_of_table(self, table: pa.Table) -> None:
         """Make the batch of rows of a compacted part of the journal, but those behind their segments' watermarks."""
         self._connection.register("compacted_rows", table)
-        columns = ", ".join(_cast(column, column.name in table.column_names) for column in BATCH)
+        columns = ", ".join(f'compacted_rows."{column.name}"::{column.type} AS "{column.name}"' for column in BATCH)
         self.run(
             f"""CREATE OR REPLACE TEMP TABLE batch AS SELECT {columns} FROM compacted_rows
             LEFT JOIN (SELECT name, lines FROM segments) ON name = segment WHERE position > coalesce(lines, 0)"""
@@ -335,10 +339,3 @@ _PINS = """
     DELETE FROM pins;
     INSERT INTO pins FROM pinning;
 """
-
-
-def _cast(column: Column, is_there: bool) -> str:
-    """Return SQL for a column of a compacted row; what an earlier version did not write yet is as in its lines."""
-    otherwise = "size" if column.name == "logical_size" else "NULL"
-    source = f'compacted_rows."{column.name}"' if is_there else otherwise
-    return f'{source}::{column.type} AS "{column.name}"'

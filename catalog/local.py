@@ -178,11 +178,12 @@ class LocalFolder(Folder):
 
     def workflows(self) -> list[tuple[str, int]]:
         """Return every workflow's folder and when its entries last changed, ns since 1970."""
-        try:
-            with os.scandir(self.root) as entries:
-                return [(e.name, e.stat().st_mtime_ns) for e in entries if e.name[0] != "." and e.is_dir()]
-        except FileNotFoundError:
-            return []
+        found = []
+        for entry in self._entries(""):
+            if entry.name[0] != "." and entry.is_dir():
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    found.append((entry.name, entry.stat().st_mtime_ns))
+        return found
 
     def files(self, folder: str) -> list[str]:
         """Return the names of the files in a workflow's folder that can be results."""

@@ -22,6 +22,7 @@ _PLAIN = re.compile(r"[^\x00-\x1f\x7f/%.\ud800-\udfff][^\x00-\x1f\x7f/%\ud800-\u
 _UNSAFE = re.compile(r"^\.|[\x00-\x1f\x7f/%\ud800-\udfff]")
 _ESCAPE = re.compile(rb"%([0-9A-F]{2})")
 _CUT = "%~"  # never part of an encoding: "%" is always followed by two hexadecimal digits
+_IS_CUT = re.compile(rf"{_CUT}[0-9a-f]{{32}}\Z").search
 
 _MARK = "\U0010f8ff"
 _UNTEXT = re.compile(f"[\ud800-\udfff{_MARK}]")
@@ -80,8 +81,8 @@ def _may_be_raw(name: str) -> bool:
         size = len(name.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:  # a lone surrogate that stands for no byte
         return False
-    impossible = name[0] == "." or "/" in name or "\0" in name or name == SIDE_FOLDER
-    return size <= _LONGEST and not impossible and decode(name) == name
+    impossible = name[0] == "." or "/" in name or "\0" in name or name == SIDE_FOLDER or _IS_CUT(name)
+    return size <= _LONGEST and not impossible and decode(name) in (None, name)
 
 
 def to_text(name: str) -> str:

@@ -189,10 +189,11 @@ class Blobs:
         files = set(self._folder.files(folder))
         workflow = self._workflow_in(folder)
         names = {name for _, name in self._listed(workflow)}
-        # Nearly every name is its own file name; only the others are encoded and decoded, one by one.
-        unknown = [file for file in files - names if decode(file) is None or to_text(decode(file) or "") not in names]
+        # Nearly every name is its own file name; the file of one may be called as another is, though.
+        same = {file for file in files & names if decode(file) == from_text(file)}
+        unknown = [file for file in files - same if decode(file) is None or to_text(decode(file) or "") not in names]
         unknown = [file for file in unknown if not _is_hidden(file, files)]
-        gone = [name for name in names - files if not files.intersection(candidates(from_text(name)))]
+        gone = [name for name in names - same if not files.intersection(candidates(from_text(name)))]
         for at in range(0, len(unknown), _AT_ONCE):
             self._take_arrived(folder, unknown[at : at + _AT_ONCE])
         self.settle([(workflow, name) for name in gone])
@@ -211,7 +212,7 @@ class Blobs:
         if name is not None:
             return to_text(name)
         known = (text for (text,) in self._history.rows("SELECT DISTINCT workflow FROM tasks"))
-        return next((text for text in known if encode(from_text(text)) == folder), folder)
+        return next((text for text in known if encode(from_text(text)) == folder), to_text(folder))
 
     def _take_arrived(self, folder: str, files: list[str]) -> None:
         def look(files: list[str]) -> dict[str, Look]:

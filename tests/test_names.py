@@ -70,6 +70,7 @@ def test_a_file_name_gives_its_name_back(name: str) -> None:
 @example("%2541", "%41")
 @example("\udcc3\udca9", "é")
 @example("x" * 256, "x" * 257)
+@example("x" * 256, encode("x" * 256))
 @example("bigdata", "%62igdata")
 def test_two_names_never_share_a_file(one: str, other: str) -> None:
     """Different names have different file names, and no candidate of one is the file of the other."""

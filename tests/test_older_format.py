@@ -343,7 +343,7 @@ def test_a_workflow_goes_on_with_it(storage: FileStorage) -> None:
 
 
 ODD = [
-    *("100% sure", "%41", "%4", "line\nbreak", "tab\t", "\u00fcn\u00efcode \U0001f9ea", "x" * 255, "%" * 200),
+    *("100% sure", "50%~", "%41", "%4", "line\nbreak", "tab\t", "\u00fcn\u00efcode \U0001f9ea", "x" * 255, "%" * 200),
     "caf\udce9",
 ]
 

@@ -27,6 +27,7 @@ from workshop import (
 
 from catalog import Catalog, compact, index, journal
 from catalog.errors import CatalogUnusable, NewerFormat
+from catalog.ids import new_id
 from functionfuse.storage.filestorage import FileStorage
 
 
@@ -216,6 +217,18 @@ def test_a_torn_end_is_counted_once(storage: FileStorage) -> None:
     assert said(storage) == before
 
 
+def test_torn_lines_that_are_known_are_counted_once(storage: FileStorage) -> None:
+    """Torn lines of which an index knows some are as many after compaction as before it."""
+    write_segment(storage, [b'{"event":"torn'], "torn")
+    assert storage.catalog.refresh().torn == 1
+    with (journal_of(storage) / "torn.ndjson").open("a") as file:
+        file.write('{"event":"sa')
+    age(storage)
+    storage.catalog.compact()
+    assert storage.catalog.refresh().torn == 2
+    said(storage)
+
+
 def test_a_killed_writers_last_line_stays_provisional(storage: FileStorage) -> None:
     """An event of which nobody knows whether it came true is no more certain for being compacted."""
     line = {**lines(storage)[0], "task": "never", "blob_id": "01a21316-00b6-7000-bcd2-000000000003"}
@@ -224,6 +237,23 @@ def test_a_killed_writers_last_line_stays_provisional(storage: FileStorage) -> N
     storage.catalog.compact()
     said(storage)
     assert storage.catalog.sql("SELECT count(*) FROM events WHERE task = 'never'").fetchall() == [(0,)]
+
+
+def test_a_killed_writers_last_line_in_a_large_file(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An overwrite that never came true stays so in a compacted file whose rows are read some at a time."""
+    monkeypatch.setattr(compact, "_GROUP", 2)
+    saved = next(line for line in lines(storage) if line["task"] == "t0")
+    never = {**saved, "blob_id": new_id(saved["blob_id"]), "replaces": saved["blob_id"], "value": "never"}
+    write_segment(storage, [never], "1-killed")
+    for number in range(6):
+        write_segment(
+            storage, [{"event": "x", "event_id": f"01a21316-00b6-7000-bcd2-00000000010{number}"}], f"2-{number}"
+        )
+    age(storage)
+    storage.catalog.compact()
+    delete_index(storage)
+    assert [row["value"] for row in task_rows(storage.catalog) if row["task"] == "t0"] == ['{"number":0}']
+    said(storage)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not Parquet at all"])
@@ -242,6 +272,23 @@ def test_a_newer_format_is_refused(storage: FileStorage) -> None:
     pq.write_table(table, journal_of(storage) / "new.parquet")
     with pytest.raises(NewerFormat, match=r"new\.parquet has format 99.*install a newer one"):
         storage.list_tasks("w")
+
+
+def test_a_file_of_an_earlier_version_is_merged(storage: FileStorage) -> None:
+    """A compacted file without the column `logical_size` is merged with others, and says the same."""
+    age(storage)
+    storage.catalog.compact()
+    (path,) = parquet(storage)
+    said_of_itself = {b"functionfuse": pq.read_metadata(path).metadata[b"functionfuse"]}
+    rows = pq.read_table(path).drop_columns(["logical_size"]).replace_schema_metadata(said_of_itself)
+    pq.write_table(rows, path)
+    write_segment(storage, [{"event": "x", "event_id": "01a21316-00b6-7000-bcd2-000000000004"}])
+    delete_index(storage)
+    before = said(storage)
+    age(storage)
+    storage.catalog.compact()
+    assert len(parquet(storage)) == 1
+    assert said(storage) == before
 
 
 # Kills and races

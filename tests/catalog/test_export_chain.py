@@ -210,6 +210,19 @@ def test_after_something_else(storage: FileStorage, exported: Path, tmp_path: Pa
         storage.catalog.export(exported, "events", after=exported, overwrite=True)
 
 
+def test_after_what_it_would_replace(
+    storage: FileStorage, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the place of an export is written, the one that continues it does not take its place."""
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to(exported)
+    before = exported.read_bytes()
+    for place in (exported.name, f"./{exported.name}", f"file://{exported}", "link"):
+        with pytest.raises(InvalidQuestion, match="cannot take the place of the one that it continues"):
+            storage.catalog.export(place, "events", after=exported, overwrite=True)
+    assert exported.read_bytes() == before
+
+
 def test_after_other_filters(storage: FileStorage, exported: Path) -> None:
     """An export with other filters is refused with both."""
     refused(storage, exported, r"has the filters \{\}, this export \{'event': 'save'\}", event="save")

@@ -7,6 +7,8 @@ import os
 import pickle
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from workshop import (
     task_rows,
 )
 
+from catalog.local import LocalFolder
 from functionfuse.storage.filestorage import FileStorage
 
 MANY = 2_050  # more files than a question looks through every time
@@ -279,6 +282,20 @@ def test_what_is_no_result_is_left_alone(three: FileStorage) -> None:
         delete_index(three)
 
 
+def test_a_file_called_as_another_name(storage: FileStorage) -> None:
+    """Where one task's file is called as another task is, each of the two goes and comes for itself."""
+    storage.save("w", "x%2Fy", 1)
+    storage.save("w", "x/y", 2)
+    assert storage.list_tasks("w") == ["x%2Fy", "x/y"]
+    path_of(storage, "w", "x%252Fy").rename(root_of(storage) / "aside")
+    assert storage.list_tasks("w") == ["x/y"]
+    path_of(storage, "w", "x%2Fy").rename(root_of(storage) / "aside too")
+    (root_of(storage) / "aside").rename(path_of(storage, "w", "x%252Fy"))
+    assert storage.list_tasks("w") == ["x%2Fy"]
+    (root_of(storage) / "aside too").rename(path_of(storage, "w", "x%2Fy"))
+    assert storage.list_tasks("w") == ["x%2Fy", "x/y"]
+
+
 def test_names_that_are_no_utf_8(three: FileStorage) -> None:
     """A blob in a folder, under a name, that are no UTF-8 is listed, and questions go on after it."""
     folder = root_of(three) / b"folder \xff".decode("utf-8", "surrogateescape")
@@ -288,6 +305,46 @@ def test_names_that_are_no_utf_8(three: FileStorage) -> None:
         assert three.list_tasks("folder \udcff") == expected
         assert three.list_tasks("folder \udcff") == expected
         three.save("folder \udcff", "new", 1)
+
+
+def test_names_that_look_cut_and_are_no_utf_8(three: FileStorage) -> None:
+    """A folder and a file of the older format whose names look cut, and are no UTF-8, are a workflow and a task."""
+    odd = os.fsdecode(b"x%~\xff")
+    path_of(three, odd).mkdir()
+    assert three.list_tasks("w") == ["a", "b", "c"]
+    for folder in ("w", odd):
+        path_of(three, folder, odd).write_bytes(older(1))
+    for workflow, tasks in (("w", ["a", "b", "c", odd]), (odd, [odd])):
+        assert three.list_tasks(workflow) == tasks
+    before = segments(three)
+    assert three.list_tasks("w") == ["a", "b", "c", odd]
+    assert three.list_tasks(odd) == [odd]
+    assert segments(three) == before
+
+
+def test_a_workflow_that_goes_while_they_are_listed(three: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workflow that is removed while the folders are listed is gone, and no result of another one is looked at."""
+    scandir, look_at = os.scandir, LocalFolder.look_at
+    looked_at: list[str] = []
+
+    @contextmanager
+    def removing(path: Any) -> Iterator[list[os.DirEntry[str]]]:
+        with scandir(path) as entries:
+            found = list(entries)
+        if str(path).rstrip("/") == three.catalog.path:
+            shutil.rmtree(path_of(three, "v"))
+        yield found
+
+    def counted(self: LocalFolder, folder: str, file: str) -> Any:
+        looked_at.append(f"{folder}/{file}")
+        return look_at(self, folder, file)
+
+    monkeypatch.setattr(LocalFolder, "look_at", counted)
+    monkeypatch.setattr(os, "scandir", removing)
+    names = three.list_tasks("w")
+    monkeypatch.undo()
+    assert names == ["a", "b", "c"]
+    assert looked_at == ["v/other"]
 
 
 def test_a_folder_that_may_not_be_read(three: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
