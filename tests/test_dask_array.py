@@ -267,8 +267,12 @@ def returning(found: str, promised: str) -> Any:
         (lambda: da.ones(4, chunks=2).map_blocks(lambda block: block[:1], dtype="f8"), "promised was"),
         (lambda: returning("f8", "i8"), r"float64, promised was \(2,\) and int64"),
         (lambda: returning("U5", "U1"), "promised was"),
+        (
+            lambda: da.zeros(4, chunks=2, dtype=np.dtype({"names": "ab", "formats": "ii", "offsets": [4, 0]})),
+            "of order",
+        ),
     ],
-    ids=["unknown sizes", "objects", "masked", "other shapes", "floats", "longer texts"],
+    ids=["unknown sizes", "objects", "masked", "other shapes", "floats", "longer texts", "out of order"],
 )
 def test_what_does_not_fit_is_refused(array: Callable[[], Any], message: str, storage: FileStorage) -> None:
     """What a file of arrays cannot hold is refused, with the remedy; nothing is left of it."""
