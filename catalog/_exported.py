@@ -147,8 +147,9 @@ def within(export: SeenExport) -> Iterator[Discrepancy]:
     """Hold an export's files against each other, and its rows against the lines that it tells of."""
     part = export.manifest.part
     wanted = 1 if part is None else part.files
-    if len(export.files) != wanted:
-        message = f"{len(export.files)} of the {wanted} files of its export are here"
+    values = {file.manifest.part.value for file in export.files if file.manifest.part is not None}
+    if len(export.files) != wanted or len(values or (None,)) != wanted:
+        message = f"{len(export.files)} of the {wanted} files of its export are here, of {len(values) or 1} parts"
         yield Discrepancy(export.path, "parts", message)
         return
     if export.manifest.table == "events":
@@ -169,7 +170,7 @@ def _lines_of(export: SeenExport) -> Iterator[Discrepancy]:
 
 
 def _is_ordered(places: pa.Table) -> bool:
-    found = [place for place in _pairs(places) if place[0] is not None]
+    found = [place for place in _pairs(places) if None not in place]
     return all(one < other for one, other in itertools.pairwise(found))
 
 
@@ -182,7 +183,7 @@ def _rows_by_segment(export: SeenExport) -> dict[str, tuple[list[int], list[byte
     rows: dict[str, tuple[list[int], list[bytes]]] = {}
     for places in (file.places for file in export.files if file.places is not None):
         for (segment, position), row in zip(_pairs(places), places.column("hash").to_pylist(), strict=True):
-            if segment is not None:
+            if segment is not None and position is not None:
                 positions, hashes = rows.setdefault(segment, ([], []))
                 positions.append(position)
                 hashes.append(row)

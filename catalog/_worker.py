@@ -44,6 +44,7 @@ class Failed(Exception):
 
     def __init__(self, kind: str, said: str) -> None:
         super().__init__(said)
+        self.kind = kind
         self.lacked_memory = kind.endswith("MemoryError")  # of Python or Arrow
 
 
@@ -154,7 +155,11 @@ class Worker:
         """End it; return how it had ended before, if it had."""
         self._process.kill()
         status = self._process.wait()
-        said = os.read(self._pipe(2), _MOST_SAID) if select.select([self._pipe(2)], [], [], 0)[0] else b""
+        said = b""
+        errors = select.poll()
+        errors.register(self._pipe(2), select.POLLIN)
+        if errors.poll(0):
+            said = os.read(self._pipe(2), _MOST_SAID)
         self._close()
         return Died(status, said.decode(errors="replace").strip())
 

@@ -183,7 +183,8 @@ class History:
         """Forget the pending events of segments, but where nothing else is known of a name."""
         pending = "SELECT event_id FROM pending WHERE segment IN (SELECT unnest(?))"
         self.run(f"DELETE FROM past WHERE event_id IN ({pending})", list(segments))
-        self.run(f"DELETE FROM pending WHERE event_id IN ({pending} ANTI JOIN latest USING (event_id))", list(segments))
+        unknown = "SELECT event_id FROM pending ANTI JOIN latest USING (event_id) WHERE segment IN (SELECT unnest(?))"
+        self.run(f"DELETE FROM pending WHERE event_id IN ({unknown})", list(segments))
 
     def confirm(self, table: pa.Table) -> list[tuple[str, str]]:
         """Take the events in compacted rows to have come true; returns as `close` does."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from catalog import box, results
 from catalog._lock import Held, Lock
+from catalog._worker import Failed
 from catalog.box import Limits
 from catalog.compact import Compacted
 from catalog.engine import INDEX, engine, instance, renew
@@ -43,6 +44,7 @@ _PATIENCE = 5.0  # seconds to wait for other processes' questions, nearly all of
 _LOOK = 0.1  # seconds between two looks at whether there is something new that only waiting shows
 # What DuckDB says where another program has the file open, or somebody in this one.
 _FOREIGN_LOCKS = ("Could not set lock", "Unique file handle conflict")
+_DAMAGE = ("FatalException", "InternalException", "IOException", "SerializationException")
 # A version that every supported DuckDB reads and writes; older ones compress more slowly.
 _STORAGE_VERSION = "v1.3.0"
 
@@ -147,7 +149,7 @@ class Index:
             with self._fresh(use) as (path, _):
                 return action(path)
         except (duckdb.Error, InvalidQuestion) as error:
-            if not path or path not in str(error.__cause__ or error):  # DuckDB names the file that it cannot read
+            if not path or not _tells_of_damage(error.__cause__ or error, path):
                 raise
             _log.warning("the catalog's index %s is damaged and built anew: %s", path, error)
             renew()
@@ -338,6 +340,12 @@ def _attach_as_it_is(path: str, storage: str, folder: Folder) -> Refreshed | Non
         return _attach(instance(), path, storage, folder, reads_only=True)
     except (duckdb.Error, _Unfit):
         return None
+
+
+def _tells_of_damage(error: BaseException, path: str) -> bool:
+    """Tell whether DuckDB names the file as one that it cannot read; a query may name it in errors of other kinds."""
+    kind = error.kind if isinstance(error, Failed) else type(error).__name__
+    return kind in _DAMAGE and path in str(error)
 
 
 class _Unfit(Exception):

@@ -171,9 +171,15 @@ def read(metadata: dict[bytes, bytes] | None) -> Manifest:
         raise NoManifest(f"its description is damaged ({error!r})") from error
 
 
+_TEXTS = ("library", "exported_at", "table", "storage", "path", "digest")
+
+
 def _from(content: dict[str, Any]) -> Manifest:
     if unknown := content.keys() - {field.name for field in fields(Manifest)}:
         raise ValueError(f"unknown members {sorted(unknown)}")
+    texts = [name for name in _TEXTS if not isinstance(content[name], str)]
+    if texts or not isinstance(content["filter"], dict) or not isinstance(content["previous"], (str, type(None))):
+        raise ValueError(f"no texts: {texts}, or filter={content['filter']!r}, previous={content['previous']!r}")
     part = Part(**content["part"]) if content["part"] is not None else None
     segments = {name: _lines(lines) for name, lines in content["segments"].items()}
     return Manifest(**{**content, "part": part, "segments": segments})
@@ -189,6 +195,8 @@ def _lines(content: dict[str, Any]) -> Lines:
     ]
     if not all(isinstance(number, int) for number in numbers):
         raise ValueError(f"numbers of lines are integers, not {numbers}")
+    for text in (lines.hash_before, lines.hash_after):
+        bytes.fromhex(text)
     return lines
 
 

@@ -144,7 +144,7 @@ def limited(limit: int | None) -> str:
     """Return the SQL clause that limits the number of rows; `InvalidQuestion` if it is negative or no number."""
     if limit is None:
         return ""
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+    if not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit < 1 << 63:
         raise InvalidQuestion(f"limit={limit!r}: a limit is a number of rows, 0 or more")
     return f" LIMIT {limit}"
 

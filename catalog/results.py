@@ -67,7 +67,7 @@ def _named(query: str) -> tuple[str, dict[str, tuple[str, str]]]:
     import duckdb
 
     raw = query.encode()
-    tables: dict[str, tuple[str, str]] = {}
+    named: dict[tuple[str, str], str] = {}
     parts = []
     end = 0
     for start, kind in duckdb.tokenize(query):
@@ -77,12 +77,15 @@ def _named(query: str) -> tuple[str, dict[str, tuple[str, str]]]:
         if call is None:
             raise InvalidQuestion("result takes two names as texts: write it as result('workflow', 'task')")
         workflow, task = (text.decode().replace("''", "'") for text in call.groups())
-        name = _table_name(workflow, task)
-        tables[name] = workflow, task
+        if (workflow, task) not in named:
+            name = _table_name(workflow, task)
+            alike = sum(_table_name(*other).lower() == name.lower() for other in named)  # the same to DuckDB
+            named[workflow, task] = f"{name} {alike + 1}" if alike else name
+        name = named[workflow, task]
         quoted = name.replace('"', '""')
         parts += [raw[end:start], f'"{quoted}"'.encode()]
         end = call.end()
-    return b"".join([*parts, raw[end:]]).decode(), tables
+    return b"".join([*parts, raw[end:]]).decode(), {name: names for names, name in named.items()}
 
 
 def _table_name(workflow: str, task: str) -> str:

@@ -76,8 +76,15 @@ def _rows(table: pa.Table) -> Iterator[Row]:
 
 def _reader(column: str, is_map: bool) -> Callable[[Any], Any]:
     if is_map:
-        return lambda pairs: None if pairs is None else dict(pairs)
+        return _mapped
     return _parsed if column in JSON_COLUMNS else _named
+
+
+def _mapped(pairs: Any) -> Any:
+    try:
+        return None if pairs is None else dict(pairs)
+    except TypeError:  # the keys are lists
+        return pairs
 
 
 def _named(value: Any) -> Any:

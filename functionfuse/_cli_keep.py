@@ -25,6 +25,7 @@ from functionfuse._cli_output import emit, say
 from functionfuse._cli_storage import open_storage
 from functionfuse._cli_text import counted, human_size
 from functionfuse.errors import TaskNotFound
+from functionfuse.storage._retention import reason
 
 if TYPE_CHECKING:
     from functionfuse.storage import Storage
@@ -84,7 +85,8 @@ def rm(
     if (task is not None) + (pattern is not None) + everything != 1:
         raise click.UsageError("name one of TASK, --pattern GLOB and --all")
     opened = open_storage(storage)
-    rows = _plan_of(opened, workflow, task) if task is not None else _matching(opened, workflow, pattern or "*")
+    glob_of_tasks = "*" if pattern is None else pattern
+    rows = _plan_of(opened, workflow, task) if task is not None else _matching(opened, workflow, glob_of_tasks)
     if not form:
         emit(from_rows(rows, _PLAN), form)
     if not dry_run and (rows or everything):
@@ -98,22 +100,23 @@ def rm(
 
 def _matching(storage: Storage, workflow: str, pattern: str) -> list[Row]:
     answer = from_relation(storage.catalog.tasks(glob.escape(workflow), pattern))
-    return [{name: row[name] for name in _PLAN} for row in answer.rows]
+    return [{name: row[name] for name in (*_PLAN, "blob_id")} for row in answer.rows]
 
 
 def _plan_of(storage: Storage, workflow: str, task: str) -> list[Row]:
     if not storage.file_exists(workflow, task):
         raise TaskNotFound(f"task {task!r} of workflow {workflow!r}: nothing is stored there")
     # A result so damaged that the catalog does not know it can be removed, too.
-    return _matching(storage, workflow, glob.escape(task)) or [{"workflow": workflow, "task": task, "size": None}]
+    unknown = {"workflow": workflow, "task": task, "size": None, "blob_id": None}
+    return _matching(storage, workflow, glob.escape(task)) or [unknown]
 
 
 def _remove(storage: Storage, workflow: str, rows: list[Row], everything: bool) -> None:
     if everything:
         return storage.remove_workflow(workflow)
     for row in rows:
-        with suppress(TaskNotFound):  # another process was quicker
-            storage.remove_task(workflow, row["task"])
+        with suppress(TaskNotFound):  # another process was quicker, or has saved it anew
+            storage._remove(workflow, row["task"], storage._find(workflow, row["task"]), planned=row["blob_id"])
     return None
 
 
@@ -149,16 +152,22 @@ def gc(
     """
     opened = open_storage(storage)
     rules = given(keep_last=keep_last, older_than=older_than, larger_than=larger_than)
-    plan = from_relation(opened.gc(**rules, workflow=workflow, dry_run=True))
+    planned = opened.gc(**rules, workflow=workflow, dry_run=True)
+    plan = from_relation(planned)
+    columns = (*_PLAN, "saved_at", "reason")
     rows = list(plan.rows)
-    emit(Answer(plan.columns, plan.count, rows), form, (*_PLAN, "saved_at", "reason"))
-    if not rows or not (delete or yes):
+    removes = bool(rows) and (delete or yes)
+    if not (form and removes):
+        emit(Answer(plan.columns, plan.count, rows), form, columns)
+    if not removes:
         hint = ": --delete removes them" if rows else ""
         return say(f"would remove {_total(rows)}{hint}")
     if not yes:
         _agreed(f"Remove {_total(rows)}?")
-    removed = list(from_relation(opened.gc(**rules, workflow=workflow, dry_run=False)).rows)
-    return say(f"removed {_total(removed)}")
+    done = list(from_relation(opened._collect(planned, reason(**rules))).rows)  # what was shown, and no new plan
+    if form:
+        emit(Answer(plan.columns, plan.count, done), form, columns)
+    return say(f"removed {_total([row for row in done if row['removed']])}")
 
 
 @click.command(epilog=examples("pin results weather day"))

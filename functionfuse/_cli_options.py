@@ -37,7 +37,10 @@ def size(text: str) -> int:
     if found is None:
         raise click.BadParameter(f"{text!r} is no size: write 1500, 20kB, 1.5GB or 4GiB")
     power = " kmgtp".index((found[2] or " ").lower())
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    try:
+        return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    except OverflowError:
+        raise click.BadParameter(f"{text!r} is larger than any result") from None
 
 
 def when(text: str) -> datetime | str:
@@ -62,7 +65,7 @@ def assignment(text: str) -> tuple[str, Any]:
         parsed = json.loads(value)
     except ValueError:
         return name, value
-    return name, value if isinstance(parsed, (dict, list)) else parsed
+    return name, value if isinstance(parsed, (dict, list, str)) or parsed != parsed else parsed
 
 
 def _names(column: str, ctx: click.Context, incomplete: str) -> list[str]:

@@ -12,7 +12,7 @@ from itertools import islice
 import click
 
 from functionfuse._cli_answer import Answer
-from functionfuse._cli_text import cell, field, jsonable
+from functionfuse._cli_text import exact, field, jsonable
 
 _AT_ONCE = 1000  # lines
 
@@ -72,7 +72,7 @@ def _csv_lines(answer: Answer) -> Iterator[str]:
     writer.writerow(answer.columns)
     for row in answer.rows:
         yield _taken(buffer)
-        writer.writerow([cell(jsonable(row[name])) for name in answer.columns])
+        writer.writerow([exact(row[name]) for name in answer.columns])
     yield _taken(buffer)
 
 

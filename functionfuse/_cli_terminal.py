@@ -34,7 +34,7 @@ def print_table(answer: Answer, columns: Sequence[str]) -> None:
     wanted = console.measure(table, options=console.options.update(width=_UNBOUNDED)).maximum
     if wanted > console.width and len(columns) * _COLUMN_WIDTH > console.width:
         for row in rows:
-            print_record(row)
+            print_record(row, is_raw=answer.raw)
             console.print()
     else:
         console.print(table)
@@ -43,12 +43,13 @@ def print_table(answer: Answer, columns: Sequence[str]) -> None:
         Console(stderr=True, highlight=False).print(f"{left:,} more rows: name what you look for, or use a pipe")
 
 
-def print_record(row: Row) -> None:
+def print_record(row: Row, is_raw: bool = False) -> None:
     """Print what is known of one thing, a line or more for each column that holds something."""
+    show = _exact if is_raw else _readable
     grid = Table.grid(padding=(0, 2))
     for name, value in row.items():
         if value not in (None, [], ()) and (value != {} or name == "value"):
-            grid.add_row(Text(escaped(name), style="bold"), Text(_readable(name, value)))
+            grid.add_row(Text(escaped(name), style="bold"), Text(show(name, value)))
     Console().print(grid)
 
 
@@ -89,5 +90,5 @@ def _readable(name: str, value: Any) -> str:
         return "\n".join(map(escaped, json.dumps(jsonable(value), indent=2, ensure_ascii=False).splitlines()))
     if isinstance(value, (list, tuple)) and name not in JSON_COLUMNS:
         return ", ".join(map(field, value))
-    exact = f" ({value:,} bytes)" if name == "size" and value >= 1000 else ""
+    exact = f" ({value:,} bytes)" if name == "size" and isinstance(value, int) and value >= 1000 else ""
     return f"{_human(name, value)}{exact}"

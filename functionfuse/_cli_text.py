@@ -37,7 +37,9 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): jsonable(each) for key, each in value.items()}
     if hasattr(value, "nanoseconds"):  # Arrow's interval, which is a tuple too
-        return f"P{value.months}M{value.days}DT{value.nanoseconds / 1e9:g}S"
+        seconds, rest = divmod(abs(value.nanoseconds), 10**9)
+        sign = "-" if value.nanoseconds < 0 else ""
+        return f"P{value.months}M{value.days}DT{sign}{seconds}{f'.{rest:09}'.rstrip('0') if rest else ''}S"
     if isinstance(value, (list, tuple)):
         return [jsonable(each) for each in value]
     return value.hex() if isinstance(value, bytes) else str(value)
@@ -69,9 +71,14 @@ def cell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
 
 
+def exact(value: Any) -> str:
+    """Return any value as text, a decimal with all of its digits."""
+    return f"{value:f}" if isinstance(value, Decimal) and value.is_finite() else cell(jsonable(value))
+
+
 def field(value: Any) -> str:
     """Return any value as the field of a line, on one line whatever it holds."""
-    return escaped(cell(jsonable(value)))
+    return escaped(exact(value))
 
 
 def escaped(text: str) -> str:

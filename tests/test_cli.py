@@ -182,6 +182,26 @@ def test_sql_parameters(root: Path) -> None:
     assert lines("sql", root, query, *options) == [["rate", "42", "true", "", "[1]", "a=b"]]
 
 
+def test_sql_parameters_that_are_text(root: Path) -> None:
+    """What JSON writes as a text, and what is no number in it, is text as it stands."""
+    values = ['quoted="day"', "nan=NaN"]
+    options = [part for value in values for part in ("--param", value)]
+    assert lines("sql", root, "SELECT $quoted, $nan", *options) == [['"day"', "NaN"]]
+
+
+def test_sql_is_exact(root: Path) -> None:
+    """Lines and CSV have all digits of intervals and decimals, and maps whose keys are lists."""
+    query = """
+        SELECT INTERVAL '12345.678901 seconds' AS i, INTERVAL '-1.5 seconds' AS n, MAP {[1]: 2} AS m,
+               0.1234567890123456789::DECIMAL(30, 19) AS d
+    """
+    expected = ["P0M0DT12345.678901S", "P0M0DT-1.5S", "[[[1], 2]]", "0.1234567890123456789"]
+    assert lines("sql", root, query) == [expected]
+    assert run("sql", root, query, "--csv").stdout.splitlines()[1] == 'P0M0DT12345.678901S,P0M0DT-1.5S,"{}",{}'.format(
+        *expected[2:]
+    )
+
+
 def test_sql_types(root: Path) -> None:
     """Whatever type DuckDB answers with has a form in JSON."""
     query = """
@@ -295,6 +315,37 @@ def test_names_are_no_globs(storage: FileStorage, root: Path) -> None:
     assert json.loads(run("rm", root, "[w]*", "*", "--dry-run", "--json").stdout)[0]["task"] == "*"
     run("rm", root, "[w]*", "--pattern", "*", "--yes")
     assert storage.list_tasks("w") == ["*", "[a-z]*?", "b"]
+
+
+def test_an_empty_pattern_matches_nothing(root: Path) -> None:
+    """A variable of the shell that is not set removes nothing."""
+    assert "removed 0 results" in run("rm", root, "descent", "--pattern", "", "--yes").stderr
+    assert len(lines("ls", root, "descent")) == 3
+
+
+def test_what_is_saved_during_the_question_stays(storage: FileStorage, root: Path) -> None:
+    """Only what was listed is removed, if it still is what was listed."""
+    for number in range(3):
+        storage.save("w", f"t{number}", number)
+    commands = (["rm", root, "w", "t2"], ["gc", root, "--workflow", "w", "--keep-last", "2", "--delete"])
+    for number, command in enumerate(commands):
+        with subprocess.Popen(
+            [*MODULE, *map(str, command)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("w\t")
+            storage.save("w", "t2", "anew")
+            storage.save("w", f"later{number}", 1)
+            process.stdin.write("y\n")
+            process.stdin.flush()
+            assert process.wait(timeout=60) == 0
+    assert storage.list_tasks("w") == ["later0", "later1", "t2"]
+    assert storage.read_task("w", "t2") == "anew"
 
 
 def test_removal_of_the_damaged(storage: FileStorage, root: Path) -> None:

@@ -210,6 +210,12 @@ def test_gc(storage: FileStorage, root: Path) -> None:
     assert rows("ls", root, "notes") == []
 
 
+def test_gc_tells_what_was_removed(root: Path) -> None:
+    """As JSON the answer is what became of the plan, not the plan."""
+    (row,) = rows("gc", root, "--keep-last", "1", "--workflow", "notes", "--yes")
+    assert row["removed"] is True
+
+
 def test_gc_by_age_and_size(root: Path) -> None:
     """Age and size are told as people tell them; what is neither old nor large stays."""
     assert rows("gc", root, "--older-than", "30d") == []

@@ -253,7 +253,8 @@ def is_transient(error: BaseException) -> bool:
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status == 429 or response.get("Error", {}).get("Code") in _TRANSIENT_CODES
+        passes = response.get("Error", {}).get("Code") in _TRANSIENT_CODES
+        return passes or status == 429 or (status >= 500 and status != 501)  # 501 is what a server does not know
     if isinstance(error, (ConnectionError, TimeoutError)):
         return True
     if isinstance(error, OSError) and error.errno in _TRANSIENT_NUMBERS:

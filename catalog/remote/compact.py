@@ -14,6 +14,7 @@ once write the same events twice, which are a set. No step needs a lock.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -81,8 +82,11 @@ class RemoteCompaction:
         return Compacted(segments, events, before, self._bytes(), len(self._folder.segments()))
 
     def _ready(self, segments: list[Segment]) -> list[Segment]:
+        """Return what is settled: segments that are closed, and old ones whose doubts this index knows."""
         oldest = (self._folder.now - GIVEN_UP) * 1e9
-        return [each for each in segments if each.state == "closed" or each.mtime_ns < oldest]
+        folded = {name for (name,) in self._connection.execute("SELECT name FROM segments").fetchall()}
+        old = [each.name in folded and 0 < each.mtime_ns < oldest for each in segments]  # 0 is an unknown time
+        return [each for each, is_old in zip(segments, old, strict=True) if each.state == "closed" or is_old]
 
     def _bytes(self) -> int:
         segments = sum(each.size for each in self._folder.segments())
@@ -99,7 +103,7 @@ class RemoteCompaction:
             part = Part(segment.name, lines_of(data), 0, end)
             table = compacted.rows_of(self._connection, part)
             whole.append(compacted.Whole(segment.name, end, len(part.lines), len(part.lines) - table.num_rows))
-            tables.append(compacted.without(table, pending))
+            tables.append(compacted.without(table, () if segment.state == "closed" else pending))
         if not whole:
             return 0
         output = io.BytesIO()
@@ -121,7 +125,8 @@ class RemoteCompaction:
                     yield from self._folder.read([(segment, 0)])
 
     def _publish(self, output: io.BytesIO, replaced: list[str]) -> None:
-        last = max(replaced).partition(".")[0]
+        ids = (name.partition(".")[0] for name in replaced)
+        last = max(filter(_UUID.fullmatch, ids), default=None)
         self._folder.write(f"{new_id(last)}{COMPACTED_SUFFIX}", output.getvalue())
 
     def _held(self) -> set[str]:
@@ -145,4 +150,5 @@ class RemoteCompaction:
             self._folder.delete(found)
 
 
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # other names somebody else gave
 _PENDING = "SELECT event_id::VARCHAR FROM pending"

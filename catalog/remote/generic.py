@@ -74,7 +74,10 @@ class FsspecBucket(Bucket):
 
     def span(self, key: str, begin: int, end: int, tag: str) -> bytes:
         """Return bytes of an object."""
-        return self._try(lambda: bytes(self._fs.cat_file(self._path(key), start=begin, end=end)))[0]
+        data = self._try(lambda: bytes(self._fs.cat_file(self._path(key), start=begin, end=end)))[0]
+        if len(data) < end - begin:  # it was overwritten by a smaller one
+            raise Changed
+        return data
 
     def put(self, key: str, data: bytes) -> bool:
         """Write an object."""
@@ -121,7 +124,7 @@ class FsspecBucket(Bucket):
             self._fs.invalidate_cache()
             try:
                 if deep:
-                    return list(self._fs.find(path, detail=True).values())
+                    return self._below(path)
                 return list(self._fs.ls(path, detail=True))
             except (FileNotFoundError, NotADirectoryError):
                 return []
@@ -135,6 +138,23 @@ class FsspecBucket(Bucket):
                 elif not deep:
                     folders.append(key)
         return Listing(sorted(found, key=lambda each: each.key), sorted(folders), time.time())
+
+    def _below(self, path: str) -> list[dict[str, Any]]:
+        """Return all objects below a folder."""
+        from fsspec import AbstractFileSystem
+
+        if type(self._fs).find is not AbstractFileSystem.find:
+            return list(self._fs.find(path, detail=True).values())
+        found = []
+        folders = [path]
+        while folders:  # fsspec's own `find` takes a folder that cannot be read for an empty one
+            with suppress(FileNotFoundError, NotADirectoryError):
+                for about in self._fs.ls(folders.pop(), detail=True):
+                    if about["type"] == "directory":
+                        folders.append(about["name"])
+                    else:
+                        found.append(about)
+        return found
 
     def upload(self, key: str) -> Upload:
         """Begin a large object."""

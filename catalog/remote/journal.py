@@ -102,7 +102,7 @@ class RemoteJournal:
         self._changed = threading.Condition()
         self._waiting: list[Deed] = []
         self._busy: set[str] = set()  # keys of deeds that are being done
-        self._count = 0
+        self._under_way: set[Future[None]] = set()
         self._bytes = 0
         self._is_flushing = False
         self._writer = _Writer()
@@ -138,7 +138,9 @@ class RemoteJournal:
         deed.done.add_done_callback(note)
         with self._changed:
             self._changed.wait_for(
-                lambda: not self._count or (self._count < MOST_SAVES and self._bytes + deed.size <= MOST_BYTES)
+                lambda: (
+                    not self._under_way or (len(self._under_way) < MOST_SAVES and self._bytes + deed.size <= MOST_BYTES)
+                )
             )
         self._add(deed)
 
@@ -149,16 +151,17 @@ class RemoteJournal:
             raise failure
 
     def wait(self) -> None:
-        """Return when nothing is under way any more."""
+        """Return when nothing is under way any more of what was at the call."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._count)
+            awaited = self._under_way.copy()
+            self._changed.wait_for(lambda: awaited.isdisjoint(self._under_way))
 
     # Telling
 
     def _add(self, deed: Deed) -> None:
         with self._changed:
             self._waiting.append(deed)
-            self._count += 1
+            self._under_way.add(deed.done)
             self._bytes += deed.size
             self._start()
 
@@ -180,7 +183,7 @@ class RemoteJournal:
                 number = writer.number
                 writer.left[number] = sum(deed.act is not None for deed in deeds)
                 name = segment_name(writer.id, number, writer.settled)
-            began = time.monotonic()
+            began = time.monotonic(), time.time()
             try:
                 data = "".join(f"{deed.line}\n" for deed in deeds).encode("ascii")
                 self._location.bucket().put(f"{JOURNAL_FOLDER}/{name}", data)
@@ -210,7 +213,7 @@ class RemoteJournal:
 
     # Doing
 
-    def _act(self, deed: Deed, writer: _Writer, number: int, began: float) -> None:
+    def _act(self, deed: Deed, writer: _Writer, number: int, began: tuple[float, float]) -> None:
         assert deed.act is not None
         try:
             again = deed.act()
@@ -220,7 +223,8 @@ class RemoteJournal:
         with self._changed:
             writer.left[number] -= 1
             self._settle(writer)
-            if again or time.monotonic() - began > _LONG:
+            # One clock can be set, and the other stands still while the machine sleeps.
+            if again or time.monotonic() - began[0] > _LONG or abs(time.time() - began[1]) > _LONG:
                 self._waiting.append(Deed(deed.line, key=deed.key, size=deed.size, done=deed.done))
                 self._busy.discard(deed.key)
                 self._start()
@@ -239,7 +243,7 @@ class RemoteJournal:
             deed.done.set_exception(error)
         with self._changed:
             self._busy.discard(deed.key)
-            self._count -= 1
+            self._under_way.discard(deed.done)
             self._bytes -= deed.size
             self._start()
             self._changed.notify_all()

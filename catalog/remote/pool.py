@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 S = TypeVar("S")
@@ -24,15 +25,29 @@ def submit(function: Callable[[], T], kind: str = "requests") -> Future[T]:
         pool = _pools.get(kind)
         if pool is None:
             pool = _pools[kind] = ThreadPoolExecutor(AT_ONCE, f"functionfuse-{kind}")
-    return pool.submit(function)
+    try:
+        return pool.submit(function)
+    except RuntimeError as error:
+        if "shutdown" not in str(error):
+            raise
+        return _called(function)  # the interpreter ends: its pools take nothing more, while threads may still save
 
 
-def each(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """Yield what a function returns for each item, in their order, some of them ahead."""
+def _called(function: Callable[[], T]) -> Future[T]:
+    future: Future[T] = Future()
+    try:
+        future.set_result(function())
+    except BaseException as error:
+        future.set_exception(error)
+    return future
+
+
+def each(function: Callable[[S], T], items: Iterable[S], kind: str = "requests") -> Iterator[T]:
+    """Yield what a function returns for each item, in their order, some of them ahead; what is left is not begun."""
     ahead: deque[Future[T]] = deque()
     try:
         for item in items:
-            ahead.append(submit(lambda item=item: function(item)))  # type: ignore[misc]  # mypy knows no such default
+            ahead.append(submit(partial(function, item), kind))
             if len(ahead) > 2 * AT_ONCE:
                 yield ahead.popleft().result()
         while ahead:

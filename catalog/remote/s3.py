@@ -97,6 +97,8 @@ class S3Bucket(Bucket):
         """Write an object if there is none."""
         try:
             self._call(lambda: self._ask("put_object", Key=self._prefix + key, Body=data, IfNoneMatch="*"))
+        except _NoConditions:  # who asks has looked just before
+            self.put(key, data)
         except Changed:
             raise FileExistsError(f"{self.url}/{key} is there already") from None
 
@@ -106,7 +108,10 @@ class S3Bucket(Bucket):
             return self._call(lambda: self._ask("delete_object", Key=self._prefix + key))[1]
         if self.tail(key, 1).tag != tag:
             raise Changed
-        return self._call(lambda: self._ask("delete_object", Key=self._prefix + key, IfMatch=tag))[1]
+        try:
+            return self._call(lambda: self._ask("delete_object", Key=self._prefix + key, IfMatch=tag))[1]
+        except _NoConditions:
+            return self.delete(key)
 
     def copy(self, key: str, to: str, tag: str) -> None:
         """Copy an object, in parts if it is larger than one request takes."""
@@ -130,8 +135,11 @@ class S3Bucket(Bucket):
         while True:
             try:
                 answer, _ = self._call(partial(self._ask, "list_objects_v2", Prefix=self._prefix + prefix, **more))
-            except FileNotFoundError:  # no key can begin like that
-                return Listing([], [], 0.0)
+            except FileNotFoundError as error:
+                if isinstance(error.__cause__, UnicodeEncodeError):  # no key can begin like that
+                    return Listing([], [], 0.0)
+                where = f"{self.url} at {self._fs._s3.meta.endpoint_url}"
+                raise CatalogUnusable(f"{where} is answered by something that is no S3: check the address") from error
             for each in answer.get("Contents", ()):
                 changed = each["LastModified"].timestamp()
                 entries.append(Entry(each["Key"][cut:], each["Size"], changed, each.get("ETag", "")))
@@ -197,6 +205,8 @@ def _translated(error: Exception) -> Exception:
         return FileNotFoundError(str(error))
     if isinstance(error, UnicodeEncodeError):  # a name of the older format, which no object can have
         return FileNotFoundError(str(error))
+    if status == 501 or code == "NotImplemented":
+        return _NoConditions()
     if status == 416 or code == "InvalidRange":
         return _NoRange()
     if status == 412 or code in ("PreconditionFailed", "ConditionalRequestConflict"):
@@ -207,6 +217,10 @@ def _translated(error: Exception) -> Exception:
 def _answer_of(error: Exception) -> tuple[str, int]:
     response = getattr(error, "response", None) or {}
     return response.get("Error", {}).get("Code", ""), response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
+class _NoConditions(Changed):
+    """The service knows no conditional requests."""
 
 
 class _NoRange(Changed):

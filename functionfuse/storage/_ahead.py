@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -32,6 +33,7 @@ class Ahead:
         self._left: Iterator[str] = iter(keys)
         self._fetched: dict[str, Future[Tail]] = {}
         self._lock = threading.Lock()
+        self._process = os.getpid()
         with self._lock:
             self._fill()
 
@@ -43,6 +45,8 @@ class Ahead:
         FileNotFoundError
             If it is not there.
         """
+        if os.getpid() != self._process:  # forked meanwhile: the threads that fetch are the parent's
+            return None
         with self._lock:
             future = self._fetched.pop(key, None)
             self._fill()

@@ -134,12 +134,13 @@ class Catalogued(ABC):
             If there is no condition, or one that cannot be understood.
         """
         plan = self.catalog.expired(workflow, keep_last=keep_last, older_than=older_than, larger_than=larger_than)
-        if dry_run:
-            return plan
+        why = _retention.reason(keep_last=keep_last, older_than=older_than, larger_than=larger_than)
+        return plan if dry_run else self._collect(plan, why)
+
+    def _collect(self, plan: duckdb.DuckDBPyRelation, why: Mapping[str, str]) -> duckdb.DuckDBPyRelation:
+        """Remove what a plan lists, and nothing else, and return it with what became of it."""
         from catalog.places import folder_of
         from catalog.retention import marked
-
-        why = _retention.reason(keep_last=keep_last, older_than=older_than, larger_than=larger_than)
 
         folder = folder_of(self._place.root, self._place.storage_options)
 

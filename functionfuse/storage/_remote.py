@@ -127,9 +127,8 @@ class RemotePlace(Place):
 
     def each(self, action: Callable[[T], None], items: Iterable[T]) -> None:
         """Do the same to many objects, several at once."""
-        futures = [pool.submit(partial(action, item), "changes") for item in items]
-        for future in futures:
-            future.result()
+        for _ in pool.each(action, items, "changes"):
+            pass
 
     def sync(self, folder: str) -> None:
         """Do nothing: an object that has appeared is durable."""

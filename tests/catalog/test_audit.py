@@ -278,6 +278,36 @@ def test_a_manifest_that_is_none(chain: list[Path], text: bytes) -> None:
     assert ("0.parquet", "unreadable") in kinds(verify_exports(*chain))
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        pytest.param(set_to("filter", None), id="filter"),
+        pytest.param(set_to("previous", ["a"]), id="previous"),
+        pytest.param(set_to("storage", {}), id="storage"),
+        pytest.param(set_to("digest", ["a"]), id="digest"),
+        pytest.param(lambda manifest: next(iter(manifest["segments"].values())).update(hash_before=None), id="null"),
+        pytest.param(lambda manifest: next(iter(manifest["segments"].values())).update(hash_before="zz"), id="hash"),
+    ],
+)
+def test_members_of_other_types(chain: list[Path], manifest: Callable[[dict[str, Any]], None]) -> None:
+    """A description whose members have other types is unreadable, and nothing is raised."""
+    forge(chain[1], manifest=manifest)
+    assert ("1.parquet", "unreadable") in kinds(verify_exports(*chain))
+
+
+def test_a_row_without_its_place(chain: list[Path]) -> None:
+    """A position that is gone is found like any other change."""
+    import pyarrow as pa
+
+    def without_place(rows: pa.Table) -> pa.Table:
+        at = rows.column_names.index("position")
+        places = rows.column("position").to_pylist()
+        return rows.set_column(at, rows.schema.field(at), pa.array([None, *places[1:]], rows.schema.field(at).type))
+
+    forge(chain[1], rows=without_place)
+    assert {("1.parquet", "digest"), ("1.parquet", "lines")} <= kinds(verify_exports(*chain))
+
+
 def test_files_that_are_no_exports(tmp_path: Path) -> None:
     """Another Parquet file, another file, nothing at all, and a newer format: each is said as it is."""
     import pyarrow.parquet as pq
@@ -321,5 +351,9 @@ def test_parts_are_one_export(chain: list[Path], storage: FileStorage, tmp_path:
     partly = verify_exports(*chain, made.paths[0])
     assert {kind for _, kind in kinds(partly)} == {"parts"}
     assert "1 of the 2 files" in partly.findings[0].message
+    twice = storage.catalog.export(tmp_path / "tasks", "tasks", partition_by="workflow")
+    assert verify_exports(tmp_path / "tasks").ok
+    Path(twice.paths[1]).write_bytes(Path(twice.paths[0]).read_bytes())
+    assert {kind for _, kind in kinds(verify_exports(tmp_path / "tasks"))} == {"parts"}
     forge(Path(made.paths[1]), rows=lambda rows: rows.slice(1))
     assert {kind for _, kind in kinds(verify_exports(*chain, folder))} == {"digest", "rows", "lines", "chain"}

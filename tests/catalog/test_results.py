@@ -49,6 +49,16 @@ def test_results_of_different_tasks_are_joined(storage: FileStorage) -> None:
     assert rows(storage, "SELECT max(day)::DATE::VARCHAR FROM result('weather', 'pandas')") == [("2020-01-04",)]
 
 
+def test_names_that_differ_in_case_alone(storage: FileStorage) -> None:
+    """They are two tables, which they are not to DuckDB."""
+    import pyarrow as pa
+
+    storage.save("weather", "ARROW", pa.table({"id": [-7]}))
+    query = "SELECT (SELECT min(id) FROM result('weather', '{}')), (SELECT min(id) FROM result('weather', '{}'))"
+    assert rows(storage, query.format("arrow", "ARROW")) == [(0, -7)]
+    assert rows(storage, query.format("ARROW", "arrow")) == [(-7, 0)]
+
+
 def test_all_ways_to_read_a_table(storage: FileStorage) -> None:
     """FROM, DESCRIBE, SUMMARIZE, PIVOT, a CTE, parameters: a result is a table like any other."""
     assert len(rows(storage, "FROM result('weather', 'polars')")) == 2

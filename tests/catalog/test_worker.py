@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -120,6 +121,32 @@ def test_a_process_that_has_grown_is_replaced(asked: FileStorage) -> None:
     assert count(asked) == 1
     address_space = int(Path(f"/proc/{kept()}/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
     assert kept() != before or address_space < 1_000_000_000
+
+
+def test_a_query_that_names_the_index(asked: FileStorage) -> None:
+    """An error that tells of the index in the query's own words is no damage to it."""
+    index = Path(asked.catalog.path) / ".catalog" / "catalog.duckdb"
+    before = index.stat().st_ino
+    for query in (f"SELECT error('{index}')", f"SELECT '{index}'::INT"):
+        with pytest.raises(InvalidQuestion):
+            asked.catalog.sql(query)
+    assert index.stat().st_ino == before
+
+
+def test_among_many_open_files(asked: FileStorage) -> None:
+    """The process is ended in a program that has more files open than `select` knows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        _worker._end()
+        with pytest.raises(InvalidQuestion, match="larger than the memory limit"):
+            asked.catalog.sql("SELECT range, repeat('x', 1000) FROM range(100000)", memory_limit="40MB")
+        _worker._end()
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_an_answer_that_is_too_large(asked: FileStorage) -> None:
