@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +152,28 @@ def test_what_is_not_there(shell: Shell, motoserver: MotoServer, s3server: Seawe
     assert "cannot be reached" in Shell("s3://results/x", nobody)("ls", code=2)
     assert "no credentials" in Shell("s3://results/x", {})("ls", code=2)
     assert "'nothing'" in shell_error(shell, "show", "weather", "nothing")
+
+
+class NotFound(BaseHTTPRequestHandler):
+    """Answers as a web server does that knows nothing."""
+
+    def do_GET(self) -> None:
+        """Answer every GET."""
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_server_that_is_no_s3(motoserver: Any) -> None:
+    """That a web server knows no such page says nothing of what is stored."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), NotFound) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        wrong = {**credentials(motoserver.endpoint), "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}
+        assert "something that is no S3" in Shell("s3://results/x", wrong)("ls", code=2)
+        server.shutdown()
+        thread.join()
 
 
 def shell_error(shell: Shell, *arguments: object) -> str:

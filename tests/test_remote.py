@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import random
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,10 +20,13 @@ from typing import Any, ClassVar
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-from catalog.remote import generic
+from catalog.remote import generic, journal
+from catalog.remote.bucket import Changed
+from catalog.remote.folder import RemoteFolder
 from functionfuse.storage import _blob, _remote, storage_factory
 from functionfuse.storage.base import Storage
 from functionfuse.testing import StorageContract
@@ -239,3 +245,135 @@ def test_an_answer_is_lost_after_a_short_last_part(monkeypatch: pytest.MonkeyPat
     temporary.close()
     assert temporary.publish()
     assert bytes(storage._place.load("w", "t")) == data
+
+
+# Several writers
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    """Return a storage in which one result was saved, with an index of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    storage = storage_factory({"kind": "fsspec", "options": {"url": f"memory://{uuid.uuid4().hex}"}})
+    storage.save("w", "first", 1)
+    return storage
+
+
+def test_a_save_that_comes_true_during_a_compaction(
+    remote: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What another machine's save made true between the fold and the compaction is listed by every machine."""
+    gate = threading.Event()
+    put = generic.FsspecBucket.put
+    monkeypatch.setattr(
+        generic.FsspecBucket,
+        "put",
+        lambda bucket, key, data: (key != "w/late" or gate.wait(60)) and put(bucket, key, data),
+    )
+    location = remote._place._location
+    other = journal.RemoteJournal(location)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(journal._journals, location, other)
+        remote.keep("w", "late", 2, waits=False)
+    assert remote.list_tasks("w") == ["first"]
+    listing = RemoteFolder._list
+    calls = itertools.count()
+
+    def list_late(folder: RemoteFolder) -> Any:
+        if next(calls) == 1:
+            gate.set()
+            other.wait()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setitem(journal._journals, location, other)
+                remote.save("w", "third", 3)
+                remote.save("w", "fourth", 4)
+        return listing(folder)
+
+    monkeypatch.setattr(RemoteFolder, "_list", list_late)
+    remote.catalog.compact()
+    assert gate.is_set()
+    expected = ["first", "fourth", "late", "third"]
+    assert remote.list_tasks("w") == expected
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    assert remote.list_tasks("w") == expected
+    assert "damaged" not in caplog.text
+
+
+def test_a_foreign_name_in_the_journal(remote: Storage) -> None:
+    """What somebody copied into the journal's folder stops no compaction."""
+    bucket = remote._place._location.bucket()
+    (segment,) = (each.key for each in bucket.listing(".catalog/journal/").entries)
+    bucket.put(".catalog/journal/zz copy of it.ndjson", bucket.get(segment))
+    remote.save("w", "second", 2)
+    remote.catalog.compact()
+    assert remote.list_tasks("w") == ["first", "second"]
+
+
+def test_a_question_waits_for_no_later_save(remote: Storage) -> None:
+    """While another thread saves one result after another, a question is answered."""
+    is_over = threading.Event()
+
+    def save() -> None:
+        deadline = time.monotonic() + 60
+        for number in itertools.count():
+            if is_over.is_set() or time.monotonic() > deadline:
+                return
+            remote.keep("w", f"t{number % 50}", number, waits=False)
+            time.sleep(0.001)
+
+    writer = threading.Thread(target=save)
+    writer.start()
+    try:
+        assert "first" in remote.list_tasks("w")
+        assert writer.is_alive()
+    finally:
+        is_over.set()
+        writer.join()
+
+
+def test_saves_while_the_interpreter_ends(tmp_path: Path) -> None:
+    """A thread that saves beyond the end of the program saves all, and the process ends."""
+    code = """
+        import sys, threading
+        from functionfuse.storage import storage_factory
+
+        storage = storage_factory({"kind": "fsspec", "options": {"url": sys.argv[1]}})
+
+        def work():
+            threading.main_thread().join()
+            for number in range(5):
+                storage.save("w", f"t{number}", number)
+
+        storage.save("w", "first", 0)
+        threading.Thread(target=work).start()
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    url = f"file://{tmp_path}/storage"
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), url], env=environment, check=True, timeout=60)
+    storage = storage_factory({"kind": "fsspec", "options": {"url": url}})
+    assert storage.list_tasks("w") == ["first", *(f"t{number}" for number in range(5))]
+
+
+def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is cut while folders are listed is tried again."""
+    storage = storage_factory({"kind": "fsspec", "options": {"url": f"file://{tmp_path}/storage"}})
+    storage.save("w", "t", 1)
+    listed = LocalFileSystem.ls
+    cut = iter([True, True])
+
+    def ls(fs: LocalFileSystem, path: str, detail: bool = False, **options: Any) -> Any:
+        if path.endswith("journal") and next(cut, False):
+            raise ConnectionResetError("by the peer")
+        return listed(fs, path, detail, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", ls)
+    assert storage.list_tasks("w") == ["t"]
+    assert next(cut, None) is None
+
+
+def test_a_result_that_shrinks_while_it_is_read(remote: Storage) -> None:
+    """A range that an object no longer has is a change, not an answer."""
+    bucket = remote._place._location.bucket()
+    bucket.put("w/other", b"short")
+    with pytest.raises(Changed):
+        bucket.span("w/other", 0, 10, "")
