@@ -196,7 +196,7 @@ class Calls:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[tuple[str, str]] = []
         self.paths: dict[int, str] = {}
-        real = {name: getattr(os, name) for name in ("open", "write", "close", "replace", "unlink", "rmdir")}
+        real = {name: getattr(os, name) for name in ("open", "write", "writev", "close", "replace", "unlink", "rmdir")}
 
         def opened(path: Any, *arguments: Any, **options: Any) -> int:
             handle: int = real["open"](path, *arguments, **options)
@@ -205,7 +205,7 @@ class Calls:
 
         def by_handle(name: str) -> Callable[..., Any]:
             def call(handle: int, *arguments: Any) -> Any:
-                self.made.append((name, self.paths.get(handle, "")))
+                self.made.append((name.removesuffix("v"), self.paths.get(handle, "")))
                 return real[name](handle, *arguments)
 
             return call
@@ -218,7 +218,7 @@ class Calls:
             return call
 
         monkeypatch.setattr(os, "open", opened)
-        for name in ("write", "close"):
+        for name in ("write", "writev", "close"):
             monkeypatch.setattr(os, name, by_handle(name))
         for name in ("replace", "unlink", "rmdir"):
             monkeypatch.setattr(os, name, by_path(name))
@@ -271,7 +271,17 @@ def test_the_order_of_real_system_calls(root: Path, tmp_path: Path) -> None:
     storage = FileStorage(root)
     storage.save("w", "before", 1)
     trace = tmp_path / "trace"
-    command = ["strace", "-f", "-y", "-s", "100000", "-e", "trace=write,rename,renameat,renameat2", "-o", str(trace)]
+    command = [
+        "strace",
+        "-f",
+        "-y",
+        "-s",
+        "100000",
+        "-e",
+        "trace=write,writev,rename,renameat,renameat2",
+        "-o",
+        str(trace),
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command += [sys.executable, "-c", SAVE + "s.save('w', 't', 'traced')", str(root)]
     if subprocess.run(command, env=environment, capture_output=True, check=False).returncode:

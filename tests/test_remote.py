@@ -377,3 +377,31 @@ def test_a_result_that_shrinks_while_it_is_read(remote: Storage) -> None:
     bucket.put("w/other", b"short")
     with pytest.raises(Changed):
         bucket.span("w/other", 0, 10, "")
+
+
+@pytest.mark.parametrize("goes", [True, False], ids=["removed", "overwritten"])
+def test_another_result_between_two_requests(remote: Storage, monkeypatch: pytest.MonkeyPatch, goes: bool) -> None:
+    """A result whose record takes two requests may be removed or overwritten between them."""
+    bucket = remote._place._location.bucket()
+    tail = generic.FsspecBucket.tail
+    details = f'"details":{{"text":"{"x" * 5000}"}}'
+
+    def tail_late(self: generic.FsspecBucket, key: str, most: int) -> Any:
+        if key == "w/t" and most != 4096 and next(calls) == 0:
+            if goes:
+                bucket.delete(key)
+            else:
+                bucket.put(key, bucket.get("w/first"))
+        return tail(self, key, most)
+
+    monkeypatch.setattr(generic.FsspecBucket, "tail", tail_late)
+    for ask in (
+        lambda: remote.save("w", "t", "new"),
+        lambda: remote.footers("w", ["t"]),
+    ):
+        calls = itertools.count(1)
+        remote.keep("w", "t", "old", details)
+        calls = itertools.count()
+        ask()
+        assert next(calls) > 0
+    assert remote.file_exists("w", "t") is not goes

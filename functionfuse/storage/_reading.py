@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from catalog.record import Footer
@@ -43,11 +44,13 @@ def restore(place: Place, registry: _codec.Registry, options: Options, folder: s
 
 def footer_at(place: Place, folder: str, file: str) -> Footer | None:
     """Return the footer of the blob in a file; None for the older format and for what is damaged."""
-    try:
-        with place.open(folder, file) as source:
+    while True:
+        try:
+            source = place.open(folder, file)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise TaskNotFound(f"nothing is stored there ({place.path(folder, file)})") from error
+        with source, suppress(FileNotFoundError):  # it was overwritten, or removed, between two requests
             return _blob.peek_footer(source)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise TaskNotFound(f"nothing is stored there ({place.path(folder, file)})") from error
 
 
 def _loaded(place: Place, folder: str, file: str, is_mapped: bool) -> memoryview:

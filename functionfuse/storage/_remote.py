@@ -250,11 +250,14 @@ class RemoteSource:
         self.size = self._tail.size
 
     def tail(self, size: int) -> bytes:
-        """Return the last `size` bytes, all of them if there are fewer."""
+        """Return the last `size` bytes, all of them if there are fewer; `FileNotFoundError` if it is another by now."""
         data = self._tail.data
         if size <= len(data) or len(data) == self.size:
             return data[-size:]
-        return self._location.bucket().tail(self._key, size).data
+        longer = self._location.bucket().tail(self._key, size)
+        if longer.tag != self._tail.tag:
+            raise FileNotFoundError(f"{self._key} was overwritten while it was read")
+        return longer.data
 
     def __enter__(self) -> RemoteSource:
         return self

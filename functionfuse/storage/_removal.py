@@ -49,7 +49,10 @@ def present(place: Place, folder: str, file: str) -> Present | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     with source:
-        footer = _blob.peek_footer(source)
+        try:
+            footer = _blob.peek_footer(source)
+        except FileNotFoundError:  # it was overwritten, or removed, between two requests
+            return present(place, folder, file)
         known = footer.record if footer else {}
         pids = _pids(place, folder, file) if footer is None or len(known["serializers"]) > 1 else []
     side = place.side_folder(folder, known.get("blob_id", ""))
