@@ -97,8 +97,10 @@ class S3Bucket(Bucket):
         """Write an object if there is none."""
         try:
             self._call(lambda: self._ask("put_object", Key=self._prefix + key, Body=data, IfNoneMatch="*"))
-        except _NoConditions:  # who asks has looked just before
-            self.put(key, data)
+        except CatalogUnusable as error:
+            if not isinstance(error.__cause__, _NoConditions):
+                raise
+            self.put(key, data)  # who asks has looked just before
         except Changed:
             raise FileExistsError(f"{self.url}/{key} is there already") from None
 
@@ -110,7 +112,9 @@ class S3Bucket(Bucket):
             raise Changed
         try:
             return self._call(lambda: self._ask("delete_object", Key=self._prefix + key, IfMatch=tag))[1]
-        except _NoConditions:
+        except CatalogUnusable as error:
+            if not isinstance(error.__cause__, _NoConditions):
+                raise
             return self.delete(key)
 
     def copy(self, key: str, to: str, tag: str) -> None:
@@ -138,8 +142,9 @@ class S3Bucket(Bucket):
             except FileNotFoundError as error:
                 if isinstance(error.__cause__, UnicodeEncodeError):  # no key can begin like that
                     return Listing([], [], 0.0)
-                where = f"{self.url} at {self._fs._s3.meta.endpoint_url}"
-                raise CatalogUnusable(f"{where} is answered by something that is no S3: check the address") from error
+                raise CatalogUnusable(
+                    f"{self._where()} is answered by something that is no S3: check the address"
+                ) from error
             for each in answer.get("Contents", ()):
                 changed = each["LastModified"].timestamp()
                 entries.append(Entry(each["Key"][cut:], each["Size"], changed, each.get("ETag", "")))
@@ -157,8 +162,7 @@ class S3Bucket(Bucket):
     def reason(self, error: Exception) -> CatalogUnusable | None:
         """Return what an error means that will not pass."""
         code, status = _answer_of(error)
-        client = self._fs._s3  # it knows the endpoint wherever that comes from, such as the environment
-        where = f"{self.url} at {client.meta.endpoint_url}" if client else self.url
+        where = self._where()
         if code == "NoSuchBucket":
             return CatalogUnusable(f"{where}: there is no bucket {self._bucket!r}; make it first, or check its name")
         name = type(error).__name__
@@ -167,6 +171,10 @@ class S3Bucket(Bucket):
         if status in (401, 403) and code not in _PASSING:
             return Refused(f"{where}: access is refused ({code or error}); check key, secret and permissions")
         return None
+
+    def _where(self) -> str:
+        client = self._fs._s3  # it knows the endpoint wherever that comes from, such as the environment
+        return f"{self.url} at {client.meta.endpoint_url}" if client else self.url
 
     # Requests
 
@@ -206,7 +214,7 @@ def _translated(error: Exception) -> Exception:
     if isinstance(error, UnicodeEncodeError):  # a name of the older format, which no object can have
         return FileNotFoundError(str(error))
     if status == 501 or code == "NotImplemented":
-        return _NoConditions()
+        return _NoConditions(str(error))
     if status == 416 or code == "InvalidRange":
         return _NoRange()
     if status == 412 or code in ("PreconditionFailed", "ConditionalRequestConflict"):
@@ -219,8 +227,8 @@ def _answer_of(error: Exception) -> tuple[str, int]:
     return response.get("Error", {}).get("Code", ""), response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
-class _NoConditions(Changed):
-    """The service knows no conditional requests."""
+class _NoConditions(Exception):
+    """The service does not know a request, such as a conditional one."""
 
 
 class _NoRange(Changed):
