@@ -1,11 +1,10 @@
 """Finding nodes in arguments, and putting results in their place."""
 
-import time
 from collections import Counter, OrderedDict, defaultdict, namedtuple
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
+from counting import calls
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -156,17 +155,9 @@ def test_containers_without_nodes_are_handed_on_uncopied(node: Any) -> None:
 
 
 def test_large_plain_data_is_passed_over() -> None:
-    """Searching a list of a million numbers costs little more than a look at their types, not a step for each."""
+    """A list of a million numbers is searched in a few steps, not in one for each."""
     data = [float(number) for number in range(1_000_000)]
-
-    def cost(work: Callable[[], object]) -> float:
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-
-    look = min(cost(lambda: set(map(type, data))) for _ in range(3))
-    search = min(cost(lambda: list(nodes_in([data]))) for _ in range(3))
-    assert search < 2.5 * look
+    assert calls(lambda: list(nodes_in([data]))) < 100
 
 
 def test_one_container_in_two_places_stays_one(node: Any) -> None:

@@ -482,11 +482,11 @@ def fail_after(folder: Path, label: str, *parents: Any) -> None:
 def test_a_failure_cancels_what_runs(storage: FileStorage, tmp_path: Path) -> None:
     """When a node fails the others are cancelled soon, and nothing runs on; what was finished is stored."""
     good = give("good").set_name("good")
-    graph = flow(slow(tmp_path, 30), fail_after(tmp_path, "begun", good).set_name("bad"), storage=storage)
+    graph = flow(slow(tmp_path, 250), fail_after(tmp_path, "begun", good).set_name("bad"), storage=storage)
     began = time.monotonic()
     with pytest.raises(Failure):
         graph.run()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 120
     assert traces(tmp_path) == ["begun"]
     assert storage.list_tasks("flow") == ["good"]
     events = storage.catalog.events(event="task-failed").project("task").fetchall()
@@ -582,7 +582,7 @@ def test_resources_that_nobody_has_are_reported() -> None:
     began = time.monotonic()
     with pytest.raises(InfeasibleResources, match="quantum: 1"):
         graph.run()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 120
     actor = flow(Account().add(1))
     actor.query("Account_....").set_remote_args({"num_cpus": 64})
     with pytest.raises(InfeasibleResources, match="CPU: 64"):

@@ -87,7 +87,7 @@ def test_no_server() -> None:
     began = time.monotonic()
     with pytest.raises(StorageUnusable, match="cannot be reached"):
         storage.save("w", "t", 1)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def expect_at_once(storage: Storage, message: str) -> None:
@@ -98,7 +98,7 @@ def expect_at_once(storage: Storage, message: str) -> None:
             ask()
     with pytest.raises(CatalogUnusable, match=message):
         storage.list_tasks("w")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_who_may_read_only(s3server: Any) -> None:

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,13 @@ from workshop import index_of, root_of, run_python, running_python, say, task_na
 
 from catalog import Catalog, index
 from functionfuse.storage.filestorage import FileStorage
+
+
+@pytest.fixture
+def endless_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a question that has to wait for others wait until the test has failed."""
+    monkeypatch.setattr(index, "_PATIENCE", 600.0)
+
 
 # At once
 
@@ -142,7 +148,7 @@ thread.start()
 asked.wait()
 child = os.fork()
 if child == 0:
-    time.sleep(60)
+    time.sleep(400)
 forked.set()
 thread.join()
 print("forked", flush=True)
@@ -152,14 +158,12 @@ os.kill(child, 9)
 
 
 def test_a_child_forked_in_the_midst_of_a_question_locks_nobody_out(
-    storage: FileStorage, caplog: pytest.LogCaptureFixture
+    storage: FileStorage, caplog: pytest.LogCaptureFixture, endless_patience: None
 ) -> None:
     """A child that was forked while another thread asked does not hold on to the index: others ask at once."""
     with running_python(FORKING_WITHIN, root_of(storage)) as process:
         wait_for(process, "forked")
-        began = time.monotonic()
         assert storage.list_tasks("w") == ["a"]
-        assert time.monotonic() - began < 3
         assert caplog.messages == []
         say(process, "end")
         process.wait()
@@ -186,16 +190,14 @@ def held(storage: FileStorage, how: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("how", ["reading", "writing"])
 def test_an_index_that_another_program_has_open(
-    storage: FileStorage, caplog: pytest.LogCaptureFixture, how: str
+    storage: FileStorage, caplog: pytest.LogCaptureFixture, endless_patience: None, how: str
 ) -> None:
     """While a foreign program holds the index, a private one answers at once; that is said once a process."""
     storage.save("w", "a", 1)
     expected = task_rows(storage.catalog)
     index._reported.clear()
     with held(storage, how), caplog.at_level(logging.WARNING, "functionfuse.catalog"):
-        began = time.monotonic()
         assert task_rows(storage.catalog) == expected
-        assert time.monotonic() - began < 3
         storage.save("w", "b", 2)
         assert storage.list_tasks("w") == ["a", "b"]
         assert storage.catalog.sql("SELECT count(*) FROM events").fetchall() == [(2,)]
@@ -226,9 +228,7 @@ def test_a_question_of_another_process_that_takes_long(storage: FileStorage, mon
     monkeypatch.setattr(index, "_PATIENCE", 0.2)
     with open(f"{index_of(storage)}.lock", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        began = time.monotonic()
         assert storage.list_tasks("w") == ["a"]
-        assert time.monotonic() - began < 3
 
 
 # Who may not write

@@ -274,12 +274,10 @@ INTERRUPTED = """
 import time
 before = pid()
 print("asking", flush=True)
-began = time.monotonic()
 try:
     endless()
 except KeyboardInterrupt:
     print("interrupted", flush=True)
-assert time.monotonic() - began < 20
 assert not os.path.exists(f"/proc/{before}")
 assert count() == 1
 print("answered", flush=True)
