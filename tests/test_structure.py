@@ -206,6 +206,24 @@ def test_every_benchmark_can_be_imported() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, check=True, timeout=120)
 
 
+LINES = """
+import sys
+from pathlib import Path
+import million
+root = Path(sys.argv[1])
+(root / "workflow_0").mkdir()
+(root / ".catalog" / "journal").mkdir(parents=True)
+million.append(root, "task", 3)
+million.check_lines(root)
+"""
+
+
+def test_the_million_is_as_the_library_writes_it(tmp_path: Path) -> None:
+    """The lines that the benchmarks of the catalog write have the fields of those of a run, in their order."""
+    command = [sys.executable, "-W", "ignore", "-c", LINES, str(tmp_path)]
+    subprocess.run(command, cwd=ROOT / "benchmarks", check=True, timeout=120)
+
+
 @cache
 def texts() -> dict[str, str]:
     """Return the text files that git tracks or would track, by their path."""
