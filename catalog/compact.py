@@ -24,7 +24,7 @@ from catalog import compacted
 from catalog.folder import COMPACTED_SUFFIX, Segment
 from catalog.ids import new_id
 from catalog.journal import FULL, JOURNAL_FOLDER, PAUSE, RETIRED_FOLDER, append_all
-from catalog.lines import Part, lines_of
+from catalog.lines import Part
 from catalog.names import CATALOG_FOLDER
 
 if TYPE_CHECKING:
@@ -138,10 +138,10 @@ class Compaction:
     def _copy(self, segment: Segment, output: _Output) -> compacted.Whole:
         position = lines = rows = 0
         for data, end in self._folder.lines(segment, 0, _CHUNK):
-            part = Part(segment.name, lines_of(data), lines, end)
+            part = Part(segment.name, data, lines, end)
             table = compacted.rows_of(self._connection, part)
             output.add(table)
-            position, lines, rows = end, lines + len(part.lines), rows + table.num_rows
+            position, lines, rows = end, lines + part.count, rows + table.num_rows
         if position < segment.size:  # a torn line without an end
             lines += 1
         return compacted.Whole(segment.name, max(position, segment.size), lines, lines - rows)

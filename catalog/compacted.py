@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING
 
 from catalog.errors import CatalogUnusable, NewerFormat
-from catalog.lines import Part, registered
+from catalog.lines import Part, table_of
 from catalog.schema import BATCH, UNKNOWN_FIELDS, Column, select_batch
 
 if TYPE_CHECKING:
@@ -118,9 +118,9 @@ def tables(file: IO[bytes]) -> Iterator[pa.Table]:
 
 def rows_of(connection: duckdb.DuckDBPyConnection, part: Part) -> pa.Table:
     """Return the events of journal lines."""
-    with registered(connection, [part]) as source:
-        rows = select_batch(f", {UNKNOWN_FIELDS}")
-        return connection.sql(f"WITH lines AS ({source}) SELECT {_STORED}, line FROM ({rows})").to_arrow_table()
+    lines = table_of([part])  # noqa: F841 - the statement reads it
+    rows = select_batch(f", {UNKNOWN_FIELDS}")
+    return connection.sql(f"SELECT {_STORED}, line FROM ({rows})").to_arrow_table()
 
 
 def joined(tables: list[pa.Table]) -> pa.Table:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from catalog import compacted
 from catalog.folder import Folder, Found, Segment
 from catalog.history import History
-from catalog.lines import Part, lines_of
+from catalog.lines import Part
 from catalog.settle import ROUNDS, Blobs
 
 if TYPE_CHECKING:
     import duckdb
 
-_TOGETHER = 30_000  # lines that are folded at once: bounds the memory of a first fold
+_TOGETHER = 200_000  # lines that are folded at once: bounds the memory of a first fold
 _PATIENCE = 100  # times that compaction may move what is being read
 
 
@@ -113,7 +113,7 @@ class Fold:
         parts: list[tuple[Segment, Part]] = []
         for part in self._new_parts(segments):
             parts.append(part)
-            if sum(len(each.lines) for _, each in parts) >= _TOGETHER:
+            if sum(each.count for _, each in parts) >= _TOGETHER:
                 self._fold_parts(parts)
                 parts = []
         if parts:
@@ -127,8 +127,8 @@ class Fold:
         new = [(each, known.get(each.name, (0, 0))[0]) for each in segments]
         counts = {name: lines for name, (_, lines) in known.items()}
         for segment, data, end in self._folder.read(each for each in new if each[0].size > each[1]):
-            part = Part(segment.name, lines_of(data), counts.get(segment.name, 0), end)
-            counts[segment.name] = part.known + len(part.lines)
+            part = Part(segment.name, data, counts.get(segment.name, 0), end)
+            counts[segment.name] = part.known + part.count
             yield segment, part
 
     def _fold_parts(self, parts: list[tuple[Segment, Part]]) -> None:
@@ -141,7 +141,7 @@ class Fold:
         torn = self._history.batch_of_lines(parts)
         last = {part.segment: part for part in parts}
         self._competing += self._history.take(growing, opened)
-        moved = [(name, part.end, part.known + len(part.lines), torn[name]) for name, part in last.items()]
+        moved = [(name, part.end, part.known + part.count, torn[name]) for name, part in last.items()]
         self._history.move_watermarks(moved)
 
     def _fold_compacted(self, files: list[str]) -> None:
@@ -202,4 +202,5 @@ class Fold:
         """Keep in a segment of this index's own what the journal cannot be told."""
         segment = f"index-{self._history.rows('SELECT index_id FROM meta')[0][0]}"
         rows = self._history.rows("SELECT lines FROM segments WHERE name = ?", segment)
-        self._take([Part(segment, [each.line for each in found], rows[0][0] if rows else 0, 0)], [segment])
+        lines = "\n".join(each.line for each in found).encode("ascii")
+        self._take([Part(segment, lines, rows[0][0] if rows else 0, 0)], [segment])

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from catalog.lines import Part, registered
+from catalog.lines import Part, table_of
 from catalog.names import encode, from_text
 from catalog.schema import BATCH, names_of, select_batch
 
@@ -51,7 +51,7 @@ class History:
         self.reads_only = reads_only
         self._twice_is_true = twice_is_true
         self.added = 0
-        self._newest: str | None = None  # the greatest id in the history, once it is needed
+        self._newest: str | None = None  # the greatest id in the history, once it matters
 
     # SQL
 
@@ -73,25 +73,21 @@ class History:
         dict of str to int
             For each segment, the number of its lines that are no events.
         """
-        with registered(self._connection, parts) as source:
-            self.run(f"CREATE OR REPLACE TEMP TABLE batch AS WITH lines AS ({source}) {select_batch()}")
+        lines = table_of(parts)  # noqa: F841 - the statement reads it
+        made = self._connection.execute(f"CREATE OR REPLACE TEMP TABLE batch AS {select_batch()}").fetchall()
         torn = dict.fromkeys((part.segment for part in parts), 0)
+        if made == [(sum(part.count for part in parts),)]:
+            return torn
         for part in parts:
-            torn[part.segment] += len(part.lines)
+            torn[part.segment] += part.count
         for segment, events in self.rows("SELECT segment, count(*) FROM batch GROUP BY segment"):
             torn[segment] -= events
         return torn
 
     def move_watermarks(self, moved: list[tuple[str, int, int, int]]) -> None:
         """Note how much of segments is folded: name, bytes, lines, and how many more of these are torn."""
-        if not moved:
-            return
-        self.run(_MOVED, *map(list, zip(*moved, strict=True)))
-        self.run(
-            """UPDATE moved SET torn = moved.torn + segments.torn FROM segments WHERE segments.name = moved.name;
-            DELETE FROM segments WHERE name IN (SELECT name FROM moved);
-            INSERT INTO segments FROM moved"""
-        )
+        if moved:
+            self.run(_MOVED, *map(list, zip(*moved, strict=True)))
 
     def forget_watermarks(self, segments: list[str]) -> None:
         """Note that nothing of segments is folded."""
@@ -122,8 +118,14 @@ class History:
         list of (str, str)
             Workflow and task of the names at which only the blob tells what counts.
         """
-        again = self._leave_new()
-        events, named, names, known, pins, workflows = self.rows(_SURVEY)[0]
+        events, distinct, first, last, *found = self.rows(_SURVEY)[0]
+        again: list[tuple[str, str]] = []
+        if events and (distinct < events or first <= self._newest_from(first)):
+            again = self._leave_new(first, is_once=distinct == events)
+            if self.rows("SELECT count(*) FROM batch") != [(events,)]:
+                events, _, _, _, *found = self.rows(_SURVEY)[0]
+        named, names, known, pins, workflows = found
+        self._newest = max(self._newest or "", last or "")
         self.added += events
         if workflows:
             self._mark_dirty([encode(from_text(workflow)) for workflow in workflows])
@@ -137,21 +139,23 @@ class History:
             self.run(_LATEST)
         if pins:
             self.run(_PINS)
-        return again + competing + self._update_pending(list(growing), list(opened))
+        return again + competing + self._update_pending(list(growing), list(opened), first)
 
-    def _leave_new(self) -> list[tuple[str, str]]:
+    def _newest_from(self, first: str) -> str:
+        """Return the greatest id of the history; an empty text if that is known to be less than `first`."""
+        if self._newest is None:
+            newest = "SELECT max(event_id)::VARCHAR FROM history WHERE event_id >= ?::UUID"
+            self._newest = self.rows(newest, first)[0][0] or ""
+        return self._newest
+
+    def _leave_new(self, first: str, is_once: bool) -> list[tuple[str, str]]:
         """Leave in the batch, once, what is not in the history; return the names of what was told again."""
         again: list[tuple[str, str]] = []
-        total, distinct, first, last = self.rows(
-            "SELECT count(*), count(DISTINCT event_id), min(event_id)::VARCHAR, max(event_id)::VARCHAR FROM batch"
-        )[0]
-        if distinct < total:
+        if not is_once:
             if self._twice_is_true:
                 again += self.rows(_TOLD_TWICE)
             self.run("DELETE FROM batch WHERE rowid NOT IN (SELECT min(rowid) FROM batch GROUP BY event_id)")
-        if self._newest is None:
-            self._newest = self.rows("SELECT max(event_id)::VARCHAR FROM history")[0][0] or ""
-        if total and first <= self._newest:  # as is rarely so: ids grow
+        if first <= self._newest_from(first):  # as is rarely so: ids grow
             if self._twice_is_true:
                 again += self.rows(_TOLD_AGAIN)
                 self.run("DELETE FROM pending WHERE event_id IN (SELECT event_id FROM batch)")
@@ -159,7 +163,6 @@ class History:
                 "DELETE FROM batch USING history WHERE history.event_id = batch.event_id AND history.event_id >= ?",
                 first,
             )
-        self._newest = max(self._newest, last or "")
         return again
 
     def close(self, segments: Iterable[str]) -> list[tuple[str, str]]:
@@ -197,13 +200,10 @@ class History:
         return seen
 
     def _settled(self, segments: list[str]) -> list[tuple[str, str]]:
-        seen = self.rows(
-            "SELECT workflow, task FROM pending WHERE looked IS NOT NULL AND segment IN (SELECT unnest(?))", segments
-        )
-        self.run("DELETE FROM pending WHERE segment IN (SELECT unnest(?))", segments)
-        return seen
+        settled = "DELETE FROM pending WHERE segment IN (SELECT unnest(?)) RETURNING workflow, task, looked"
+        return [(workflow, task) for workflow, task, looked in self.rows(settled, segments) if looked is not None]
 
-    def _update_pending(self, growing: list[str], opened: list[str]) -> list[tuple[str, str]]:
+    def _update_pending(self, growing: list[str], opened: list[str], first: str | None) -> list[tuple[str, str]]:
         # Whatever was pending in a segment is settled by the lines behind it; its newest event may be pending now.
         # Where the blob was seen before that, as it was, it has to be looked at again.
         seen = self._settled(growing)
@@ -221,21 +221,20 @@ class History:
                 FROM batch WHERE event IN ('save', 'remove') AND segment IN (SELECT unnest(?))""",
                 opened,
             )
-        # What was replaced had come true, in whatever order the lines of the two are read.
+        # What was replaced had come true, in whatever order the lines of the two are read; the later id replaces.
         self.run(
-            """DELETE FROM pending WHERE event_id IN
-            (SELECT replaces FROM history WHERE event_id > (SELECT min(event_id) FROM pending))"""
+            "DELETE FROM pending WHERE event_id IN (SELECT replaces FROM history WHERE event_id >= ?::UUID)", first
         )
         return seen
 
     def _mark_dirty(self, folders: list[str]) -> None:
         # A folder that is not there gets its row too: lines may tell of what was deleted with the whole folder.
-        self.run(
-            """INSERT INTO folders SELECT folder, NULL, false, true, 0, 0
-            FROM (SELECT unnest(?) AS folder) ANTI JOIN folders USING (folder)""",
-            folders,
-        )
-        self.run("UPDATE folders SET dirty = true WHERE NOT dirty AND folder IN (SELECT unnest(?))", folders)
+        known = dict(self.rows("SELECT folder, dirty FROM folders"))
+        new = [folder for folder in folders if folder not in known]
+        if new:
+            self.run("INSERT INTO folders SELECT unnest(?), NULL, false, true, 0, 0", new)
+        if not all(known.get(folder, True) for folder in folders):
+            self.run("UPDATE folders SET dirty = true WHERE NOT dirty AND folder IN (SELECT unnest(?))", folders)
 
     # Single events
 
@@ -279,12 +278,17 @@ class History:
 
 
 _MOVED = """
-    CREATE OR REPLACE TEMP TABLE moved AS SELECT unnest(?::VARCHAR[]) AS name, unnest(?::BIGINT[]) AS position,
-    unnest(?::BIGINT[]) AS lines, unnest(?::BIGINT[]) AS torn
+    MERGE INTO segments USING (
+        SELECT unnest(?::VARCHAR[]) AS name, unnest(?::BIGINT[]) AS position,
+               unnest(?::BIGINT[]) AS lines, unnest(?::BIGINT[]) AS torn
+    ) moved ON segments.name = moved.name
+    WHEN MATCHED THEN UPDATE SET position = moved.position, lines = moved.lines, torn = segments.torn + moved.torn
+    WHEN NOT MATCHED THEN INSERT VALUES (moved.name, moved.position, moved.lines, moved.torn)
 """
 
 _SURVEY = """
-    SELECT count(*), count(*) FILTER (named), count(DISTINCT (workflow, task)) FILTER (named),
+    SELECT count(*), count(DISTINCT event_id), min(event_id)::VARCHAR, max(event_id)::VARCHAR,
+           count(*) FILTER (named), count(DISTINCT (workflow, task)) FILTER (named),
            (SELECT count(*) FROM latest SEMI JOIN batch USING (workflow, task)),
            coalesce(bool_or(event IN ('pin', 'unpin')), false),
            list(DISTINCT workflow) FILTER (workflow IS NOT NULL)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
-_TOGETHER = 4_096  # lines: what one of DuckDB's threads takes at a time
+_FEWEST = 512  # lines that are worth a thread of their own
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,8 @@ class Part:
     ----------
     segment : str
         Its name.
-    lines : list of str
-        Without their ends.
+    data : bytes
+        The lines, without the end of the last one.
     known : int
         How many others stand before them.
     end : int
@@ -33,68 +32,65 @@ class Part:
     """
 
     segment: str
-    lines: list[str]
+    data: bytes
     known: int
     end: int
 
+    @cached_property
+    def count(self) -> int:
+        """How many lines they are."""
+        return self.data.count(b"\n") + 1
 
-def lines_of(data: bytes) -> list[str]:
-    """Return the lines of a part of a segment.
 
-    They are ASCII: what is not was damaged, and must not pass as text that was mended.
+def table_of(parts: list[Part]) -> pa.Table:
+    """Return lines of segments as DuckDB reads them: ``line``, ``segment`` and ``position``.
+
+    A variable that holds the table is seen by statements as a table of that name. (A table that is registered within a
+    transaction is kept in memory to its end.) Each of its batches is read by one of DuckDB's threads.
     """
+    import pyarrow as pa
+
+    most = max(_FEWEST, -(-sum(part.count for part in parts) // (os.cpu_count() or 1)))
+    batches = [batch for part in parts for batch in _batches(part, most)]
+    return pa.Table.from_batches(batches, batches[0].schema)
+
+
+def _batches(part: Part, most: int) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    count = part.count
+    segment = part.segment.encode()
+    numbers = pa.py_buffer(array("q", range(part.known + 1, part.known + count + 1)))
+    columns = [
+        _texts(_ascii(part.data)),
+        _strings(array("i", range(0, (count + 1) * len(segment), len(segment))), segment * count),
+        pa.Array.from_buffers(pa.int64(), count, [None, numbers]),
+    ]
+    whole = pa.RecordBatch.from_arrays(columns, ["line", "segment", "position"])
+    for at in range(0, count, most):
+        yield whole.slice(at, most)
+
+
+def _ascii(data: bytes) -> bytes:
+    """Return lines without those that are not ASCII: they were damaged, and must not pass as text that was mended."""
     if data.isascii():
-        return data.decode("ascii").split("\n")
-    return [line.decode() if line.isascii() else "" for line in data.split(b"\n")]
+        return data
+    return b"\n".join(line if line.isascii() else b"" for line in data.split(b"\n"))
 
 
-@contextmanager
-def registered(connection: duckdb.DuckDBPyConnection, parts: list[Part]) -> Iterator[str]:
-    """Let DuckDB see lines of segments, with their numbers.
+def _texts(data: bytes) -> pa.Array:
+    """Return lines as an array over the same bytes, each with its end, which is nothing to JSON."""
+    ends = array("i", [0])
+    end = data.find(b"\n") + 1
+    while end:
+        ends.append(end)
+        end = data.find(b"\n", end) + 1
+    ends.append(len(data))
+    return _strings(ends, data)
 
-    They go as Arrow batches: those are read by several threads, which the parts of one string are not.
 
-    Parameters
-    ----------
-    connection : duckdb.DuckDBPyConnection
-        Where they are seen within the block.
-    parts : list of Part
-        The lines.
-
-    Yields
-    ------
-    str
-        SQL that selects ``line``, ``segment`` and ``position``.
-    """
+def _strings(ends: array[int], data: bytes) -> pa.Array:
+    """Return strings that lie one behind the other; `pyarrow.array` would import pandas, to see what it is given."""
     import pyarrow as pa
 
-    batches = [batch for part in parts for batch in _batches(part)]
-    connection.register("lines_read", pa.Table.from_batches(batches, batches[0].schema))
-    try:
-        yield "SELECT * FROM lines_read"
-    finally:
-        connection.unregister("lines_read")
-
-
-def _batches(part: Part) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
-    for at in range(0, len(part.lines), _TOGETHER):
-        lines = part.lines[at : at + _TOGETHER]
-        first = part.known + at + 1
-        numbers = pa.py_buffer(array("q", range(first, first + len(lines))))
-        columns = [
-            _texts(lines),
-            _texts([part.segment] * len(lines)),
-            pa.Array.from_buffers(pa.int64(), len(lines), [None, numbers]),
-        ]
-        yield pa.RecordBatch.from_arrays(columns, ["line", "segment", "position"])
-
-
-def _texts(lines: list[str]) -> pa.Array:
-    """Return strings as an Arrow array; `pyarrow.array` would import pandas, to see whether they are a series."""
-    import pyarrow as pa
-
-    encoded = [line.encode() for line in lines]
-    ends = array("i", accumulate(map(len, encoded), initial=0))
-    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
+    return pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(data))

@@ -165,7 +165,7 @@ def select_batch(more: str = "") -> str:
     return f"""
     SELECT {_BATCH_FIELDS}{more}
     FROM (
-        SELECT unnest([json_transform(line::JSON, '{_TRANSFORM}')]) AS row, line, segment, position
+        SELECT unnest([json_transform(line, '{_TRANSFORM}')]) AS row, line, segment, position
         FROM lines WHERE json_valid(line)
     )
     WHERE row.event IS NOT NULL AND coalesce(row.event_id, row.blob_id) IS NOT NULL
@@ -174,4 +174,4 @@ def select_batch(more: str = "") -> str:
 
 
 #: The whole line, where it has fields that are no columns and that its blob does not tell either.
-UNKNOWN_FIELDS = f"CASE WHEN NOT list_has_all([{_KNOWN}], json_keys(line)) THEN line END AS line"
+UNKNOWN_FIELDS = f"CASE WHEN NOT list_has_all([{_KNOWN}], json_keys(line)) THEN rtrim(line, chr(10)) END AS line"

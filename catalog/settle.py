@@ -190,7 +190,7 @@ class Blobs:
         workflow = self._workflow_in(folder)
         names = {name for _, name in self._listed(workflow)}
         # Nearly every name is its own file name; the file of one may be called as another is, though.
-        same = {file for file in files & names if decode(file) == from_text(file)}
+        same = {file for file in files & names if _is_plain(file) or decode(file) == from_text(file)}
         unknown = [file for file in files - same if decode(file) is None or to_text(decode(file) or "") not in names]
         unknown = [file for file in unknown if not _is_hidden(file, files)]
         gone = [name for name in names - same if not files.intersection(candidates(from_text(name)))]
@@ -230,6 +230,10 @@ def _id_of(look: Look) -> str | None:
     if isinstance(look, Found):
         return look.event_id
     return _NOTHING if look is None else None
+
+
+def _is_plain(file: str) -> bool:
+    return "%" not in file and file.isascii()
 
 
 def _is_hidden(file: str, files: set[str]) -> bool:

@@ -29,6 +29,8 @@ class Request:
         Of the answer of which the client got at least the first bytes; 0 while there is none.
     fault : Fault or None
         What was done to it.
+    is_conditional : bool
+        Whether it is to be done only if the object is, or is not, a certain one.
     """
 
     kind: str
@@ -37,6 +39,7 @@ class Request:
     length: int
     status: int = 0
     fault: Fault | None = None
+    is_conditional: bool = False
 
 
 def request_of(head: bytes) -> tuple[Request, Headers]:
@@ -49,7 +52,9 @@ def request_of(head: bytes) -> tuple[Request, Headers]:
     kind = _kind(method, key, query, headers)
     if kind == "LIST":
         key = query.get("prefix", [""])[0]
-    return Request(kind, bucket, key, int(headers.get(b"content-length", 0))), headers
+    is_conditional = not headers.keys().isdisjoint((b"if-match", b"if-none-match"))
+    length = int(headers.get(b"content-length", 0))
+    return Request(kind, bucket, key, length, is_conditional=is_conditional), headers
 
 
 def parsed(head: bytes) -> tuple[bytes, Headers]:

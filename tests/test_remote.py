@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ from fsspec.spec import AbstractBufferedFile
 from catalog.remote import generic, journal
 from catalog.remote.bucket import Changed
 from catalog.remote.folder import RemoteFolder
+from catalog.remote.location import Location
 from functionfuse.storage import _blob, _remote, storage_factory
 from functionfuse.storage.base import Storage
 from functionfuse.testing import StorageContract
@@ -297,6 +299,53 @@ def test_a_save_that_comes_true_during_a_compaction(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     assert remote.list_tasks("w") == expected
     assert "damaged" not in caplog.text
+
+
+def test_a_compactor_whose_clock_is_ahead(remote: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save that is under way is not given up by a machine whose clock is ahead of the place's."""
+    gate = threading.Event()
+    put = generic.FsspecBucket.put
+    monkeypatch.setattr(
+        generic.FsspecBucket,
+        "put",
+        lambda bucket, key, data: (key != "w/late" or gate.wait(60)) and put(bucket, key, data),
+    )
+    location = remote._place._location
+    other = journal.RemoteJournal(location)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(journal._journals, location, other)
+        remote.keep("w", "late", 2, waits=False)
+    assert remote.list_tasks("w") == ["first"]
+    with pytest.MonkeyPatch.context() as patch:
+        now = time.time
+        patch.setattr(time, "time", lambda: now() + 10_000)
+        remote.catalog.compact()
+    gate.set()
+    other.wait()
+    for cache in ("cache", "elsewhere"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
+        assert remote.list_tasks("w") == ["first", "late"]
+
+
+def test_what_killed_writers_left_is_cleared_away(remote: Storage) -> None:
+    """A compaction deletes what was left half written a day before, and nothing that is being written."""
+    bucket = remote._place._location.bucket()
+    fs, folder = bucket.filesystem, f"{bucket.root}/.catalog/tmp"
+    for name in ("old", "new"):
+        fs.pipe_file(f"{folder}/{name}", b"half")
+    fs.store[f"{folder}/old"].created -= timedelta(days=2)
+    remote.catalog.compact()
+    assert fs.ls(folder, detail=False) == [f"{folder}/new"]
+
+
+def test_one_url_with_other_options() -> None:
+    """What lies at one URL with other options, such as an account, is not taken for one storage."""
+
+    def found(**options: Any) -> str:
+        return RemoteFolder(Location.of("memory://container", options)).real_root()
+
+    assert found(account_name="mine") == found(account_name="mine")
+    assert found(account_name="mine") != found(account_name="theirs")
 
 
 def test_a_foreign_name_in_the_journal(remote: Storage) -> None:

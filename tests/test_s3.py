@@ -7,18 +7,24 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from processes import at_once
+from s3faults import Fault, Lose, Refuse, Request
+from test_older_format import older
 
 from catalog import Catalog
 from catalog.errors import CatalogUnusable
+from catalog.remote import bucket as buckets
+from catalog.remote import location
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import InvalidConfiguration, StorageUnusable, TaskNotFound
+from functionfuse.serializers.numpyarray import NumpySerializer
 from functionfuse.storage import storage_factory
 from functionfuse.storage.base import Storage
 
@@ -342,6 +348,70 @@ def elsewhere(storage: Storage, cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         return storage.list_tasks("w")
+
+
+@pytest.mark.parametrize(("fault", "is_there"), [(Lose(), True), (Refuse(403, "AccessDenied"), False)])
+def test_a_save_whose_answers_are_lost(
+    s3server: Any, proxy: Any, monkeypatch: pytest.MonkeyPatch, fault: Fault, is_there: bool
+) -> None:
+    """A save that fails since no answer came may have come true: then it is whole, with its side files."""
+    monkeypatch.setattr(buckets, "PATIENCE", 1.0)
+    path = s3server.endpoint.prefix()
+    storage = storage_factory(s3server.endpoint.at(proxy.url).config(path))
+    storage.register_persistent_serializers(NumpySerializer)
+    storage.save("w", "before", 1)
+
+    def rule(request: Request) -> Fault | None:
+        return fault if request.kind == "PUT" and request.key.endswith("/w/t") else None
+
+    with proxy.harming(rule), pytest.raises(StorageUnusable):
+        storage.save("w", "t", np.arange(1000))
+    assert storage.list_tasks("w") == ["before", "t"][: 1 + is_there]
+    assert any(key.startswith("w/bigdata/") for key in s3server.endpoint.objects(path)) == is_there
+    if is_there:
+        assert np.array_equal(storage.read_task("w", "t"), np.arange(1000))
+
+
+def test_a_service_without_conditional_requests(s3server: Any, proxy: Any) -> None:
+    """Where writing or deleting on a condition is not known, all works that works elsewhere."""
+    path = s3server.endpoint.prefix()
+    storage = storage_factory(s3server.endpoint.at(proxy.url).config(path))
+
+    def rule(request: Request) -> Fault | None:
+        is_unknown = request.is_conditional and request.kind in ("PUT", "DELETE")
+        return Refuse(501, "NotImplemented") if is_unknown else None
+
+    with proxy.harming(rule):
+        for task in ("a", "b", "c"):
+            storage.save("w", task, task)
+        storage.remove_task("w", "a")
+        bucket, _, prefix = path.strip("/").partition("/")
+        with closing(s3server.endpoint.client()) as client:
+            client.put_object(Bucket=bucket, Key=f"{prefix}/w/b", Body=b"torn")
+        found = storage.verify(repair=True)
+        assert [each.path for each in found.damaged] == ["w/b"]
+        assert storage.list_tasks("w") == ["c"]
+        assert storage.read_task("w", "c") == "c"
+    assert {request.kind for request in proxy.requests if request.status == 501} == {"PUT", "DELETE"}
+    objects = s3server.endpoint.objects(path)
+    assert "w/b" not in objects
+    assert any(key.startswith(".quarantine/") and key.endswith("w/b") for key in objects)
+
+
+def test_one_url_at_two_services(s3server: Any, motoserver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies at one URL of two services, which the environment tells apart, is not taken for one storage."""
+    path = s3server.endpoint.prefix()
+    bucket, _, prefix = path.strip("/").partition("/")
+    monkeypatch.setattr(location, "_buckets", {})
+    for name, server in (("here", s3server), ("there", motoserver)):
+        with closing(server.endpoint.client()) as client:
+            client.put_object(Bucket=bucket, Key=f"{prefix}/w/{name}", Body=older(name))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint.endpoint_url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.endpoint.key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.endpoint.secret)
+        location._buckets.clear()
+        storage = storage_factory({"kind": "S3", "options": {"path": path}})
+        assert storage.list_tasks("w") == [name]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

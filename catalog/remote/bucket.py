@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from catalog.errors import CatalogUnusable, Refused
+from catalog.names import CATALOG_FOLDER
 
 T = TypeVar("T")
 
@@ -23,6 +24,8 @@ T = TypeVar("T")
 PATIENCE = 60.0
 #: The same for a place that was never reached: its address is wrong, perhaps.
 FIRST_PATIENCE = 5.0
+#: Where an object is written that does not appear as a whole, before it is put into its place.
+UNDER_WAY = f"{CATALOG_FOLDER}/tmp/"
 _SHORTEST, _LONGEST = 0.1, 5.0  # seconds between two tries; doubled each time
 
 _TRANSIENT_CODES = frozenset(
@@ -70,7 +73,7 @@ class Listing:
     folders : list of str
         What lies deeper, by the names up to the next slash; empty where all was listed.
     now : float
-        The server's time; seconds since 1970.
+        The server's time, seconds since 1970; 0 where it does not tell.
     """
 
     entries: list[Entry]
@@ -178,6 +181,11 @@ class Bucket(ABC):
     @abstractmethod
     def upload(self, key: str) -> Upload:
         """Begin a large object."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """The URL, and what tells places apart that have the same: an endpoint, an account."""
 
     @property
     @abstractmethod

@@ -24,7 +24,7 @@ from catalog.compact import Compacted, first_segments, merge
 from catalog.folder import COMPACTED_SUFFIX, Segment
 from catalog.ids import new_id
 from catalog.journal import FULL
-from catalog.lines import Part, lines_of
+from catalog.lines import Part
 
 if TYPE_CHECKING:
     import duckdb
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 #: Seconds after which an event that did not come true is taken to be given up: ten times as long as a writer tries. One
 #: who was slower tells again.
 GIVEN_UP = 600.0
+#: Seconds after which what is half written was left by a writer that was killed: the largest save is sent in a day.
+LEFT_BEHIND = 86_400.0
 _MANY = 64  # segments, or Parquet objects, that are worth to be made one
 _MOST = 1_000  # segments that are taken at once: as many as one listing has
 _LARGE = 64 << 20  # bytes of a Parquet object that is left as it is
@@ -64,6 +66,7 @@ class RemoteCompaction:
 
     def some(self) -> None:
         """Compact as much as a question can wait for."""
+        self._folder.delete_leftovers(LEFT_BEHIND)
         self._compact(first_segments(self._ready(self._folder.listed())[:_MOST], FULL))
         small = self._folder.compacted()
         if len(small) >= _MANY:
@@ -71,6 +74,7 @@ class RemoteCompaction:
 
     def all(self) -> Compacted:
         """Compact all that is ready."""
+        self._folder.delete_leftovers(LEFT_BEHIND)
         before = self._bytes()
         segments = events = 0
         while ready := self._ready(self._folder.segments())[:_MOST]:
@@ -100,9 +104,9 @@ class RemoteCompaction:
         whole: list[compacted.Whole] = []
         tables: list[pa.Table] = []
         for segment, data, end in self._there(new):
-            part = Part(segment.name, lines_of(data), 0, end)
+            part = Part(segment.name, data, 0, end)
             table = compacted.rows_of(self._connection, part)
-            whole.append(compacted.Whole(segment.name, end, len(part.lines), len(part.lines) - table.num_rows))
+            whole.append(compacted.Whole(segment.name, end, part.count, part.count - table.num_rows))
             tables.append(compacted.without(table, () if segment.state == "closed" else pending))
         if not whole:
             return 0

@@ -20,7 +20,7 @@ from catalog.ids import new_id
 from catalog.journal import JOURNAL_FOLDER, SEGMENT_SUFFIX
 from catalog.names import CATALOG_FOLDER
 from catalog.remote import pool
-from catalog.remote.bucket import Entry, Listing, Tail
+from catalog.remote.bucket import UNDER_WAY, Entry, Listing, Tail
 from catalog.remote.journal import flush_all
 from catalog.remote.location import Location
 from catalog.remote.naming import parts_of
@@ -97,10 +97,8 @@ class RemoteFolder(Folder):
         return known[-1] if known else None
 
     def real_root(self) -> str:
-        """Return its URL, and the endpoint behind it."""
-        options = self.location.options
-        endpoint = options.get("endpoint_url") or (options.get("client_kwargs") or {}).get("endpoint_url") or ""
-        return f"{self.root} {endpoint}".strip()
+        """Return its URL, and what tells it from others of that URL."""
+        return self.location.bucket().address
 
     # Journal
 
@@ -130,8 +128,12 @@ class RemoteFolder(Folder):
 
     @property
     def now(self) -> float:
-        """The server's time when it was listed; seconds since 1970."""
-        return self._listing.now if self._listing else 0.0
+        """The server's time when it was listed, seconds since 1970.
+
+        Where it does not tell, as fsspec does not, a time before: this machine's clock may be ahead of the server's.
+        """
+        assert self._listing is not None
+        return self._listing.now or max((entry.changed for entry in self._listing.entries), default=0.0)
 
     def size_of(self, name: str) -> int:
         """Return the bytes of a Parquet file that was listed."""
@@ -167,6 +169,15 @@ class RemoteFolder(Folder):
         bucket = self.location.bucket()
         for _ in pool.each(lambda name: bucket.delete(_JOURNAL + name), names):
             pass
+
+    def delete_leftovers(self, age: float) -> None:
+        """Delete what writers began beside its place, so many seconds ago or more, and never put there."""
+        assert self._listing is not None
+        oldest = self.now - age
+        bucket = self.location.bucket()
+        for entry in self._listing.entries:
+            if entry.key.startswith(UNDER_WAY) and 0 < entry.changed < oldest:
+                bucket.delete(entry.key)
 
     def compaction(self, connection: duckdb.DuckDBPyConnection) -> Compactor:
         """Return what compacts the journal."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 
 from catalog.errors import CatalogUnusable
 from catalog.ids import new_id
-from catalog.names import CATALOG_FOLDER
-from catalog.remote.bucket import Bucket, Changed, Entry, Listing, Tail, Upload
+from catalog.remote.bucket import UNDER_WAY, Bucket, Changed, Entry, Listing, Tail, Upload
 
 T = TypeVar("T")
 
@@ -41,6 +40,12 @@ class FsspecBucket(Bucket):
         self.url = url.rstrip("/")
         protocol = filesystem.protocol
         self._is_atomic = not _ATOMIC.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
+
+    @property
+    def address(self) -> str:
+        """URL and options; an object among them by its type, as its text may tell where it is in memory."""
+        options = json.dumps(self._fs.storage_options, default=lambda each: type(each).__name__, sort_keys=True)
+        return f"{self.url} {options}"
 
     @property
     def filesystem(self) -> Any:
@@ -137,7 +142,7 @@ class FsspecBucket(Bucket):
                     found.append(Entry(key, int(about["size"]), _changed(about), _tag(about)))
                 elif not deep:
                     folders.append(key)
-        return Listing(sorted(found, key=lambda each: each.key), sorted(folders), time.time())
+        return Listing(sorted(found, key=lambda each: each.key), sorted(folders), 0.0)
 
     def _below(self, path: str) -> list[dict[str, Any]]:
         """Return all objects below a folder."""
@@ -193,7 +198,7 @@ class _Stream(Upload):
         self._fs = bucket._fs
         self._is_atomic = bucket._is_atomic
         self._path = bucket._path(key)
-        self._beside = bucket._path(f"{CATALOG_FOLDER}/tmp/{new_id()}")
+        self._beside = bucket._path(f"{UNDER_WAY}{new_id()}")
         for each in (self._path, self._beside) if not self._is_atomic else ():
             self._fs.makedirs(self._fs._parent(each), exist_ok=True)
         self._file = self._fs.open(self._beside, "wb")

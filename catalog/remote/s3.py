@@ -58,6 +58,12 @@ class S3Bucket(Bucket):
         self._prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{root}"
 
+    @property
+    def address(self) -> str:
+        """URL and endpoint."""
+        client = self._fs._s3  # it knows the endpoint wherever that comes from, such as the environment
+        return f"{self.url} at {client.meta.endpoint_url}" if client else self.url
+
     @cached_property
     def filesystem(self) -> Any:
         """The file system for serializers."""
@@ -143,7 +149,7 @@ class S3Bucket(Bucket):
                 if isinstance(error.__cause__, UnicodeEncodeError):  # no key can begin like that
                     return Listing([], [], 0.0)
                 raise CatalogUnusable(
-                    f"{self._where()} is answered by something that is no S3: check the address"
+                    f"{self.address} is answered by something that is no S3: check the address"
                 ) from error
             for each in answer.get("Contents", ()):
                 changed = each["LastModified"].timestamp()
@@ -162,7 +168,7 @@ class S3Bucket(Bucket):
     def reason(self, error: Exception) -> CatalogUnusable | None:
         """Return what an error means that will not pass."""
         code, status = _answer_of(error)
-        where = self._where()
+        where = self.address
         if code == "NoSuchBucket":
             return CatalogUnusable(f"{where}: there is no bucket {self._bucket!r}; make it first, or check its name")
         name = type(error).__name__
@@ -171,10 +177,6 @@ class S3Bucket(Bucket):
         if status in (401, 403) and code not in _PASSING:
             return Refused(f"{where}: access is refused ({code or error}); check key, secret and permissions")
         return None
-
-    def _where(self) -> str:
-        client = self._fs._s3  # it knows the endpoint wherever that comes from, such as the environment
-        return f"{self.url} at {client.meta.endpoint_url}" if client else self.url
 
     # Requests
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -69,10 +70,10 @@ class RemoteUpkeep(Upkeep):
         return [(entry.key[len(path) + 1 :], entry.size) for entry in entries]
 
     def quiet_for(self, path: str) -> float:
-        """Return for how long nothing changed, by the server's clock."""
+        """Return for how long nothing changed; by the server's clock, if it tells the time."""
         listing = self._bucket.listing(f"{path}/")
         changed = [entry.changed for entry in listing.entries] or [self._bucket.tail(path, 1).changed]
-        return listing.now - max(changed) if min(changed) > 0 else 0.0
+        return (listing.now or time.time()) - max(changed) if min(changed) > 0 else 0.0
 
     def write(self, path: str, data: bytes) -> None:
         """Write an object."""

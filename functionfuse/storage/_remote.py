@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from catalog.errors import NewerFormat
+from catalog.errors import NewerFormat, Refused
 from catalog.identity import IDENTITY_FILE, identity_in, new_identity
 from catalog.names import SIDE_FOLDER
 from catalog.remote import pool
@@ -287,6 +287,7 @@ class RemoteTemporary:
         self._sent: list[Future[None]] = []
         self._count = 0
         self._is_over = threading.Lock()  # taken by who publishes or discards it
+        self._may_be_there = False  # what was asked for may have been done, although no answer said so
 
     def open(self) -> None:
         """Do nothing: the first bytes begin it."""
@@ -344,7 +345,8 @@ class RemoteTemporary:
             if self._upload is None:
                 return self._bucket.put(self._key, b"".join(self._chunks))
             return self._complete(self._upload)
-        except BaseException:
+        except BaseException as error:
+            self._may_be_there = not isinstance(error, Refused)
             self._is_over.release()
             raise
 
@@ -357,7 +359,7 @@ class RemoteTemporary:
             raise
 
     def discard(self) -> bool:
-        """Forget what was sent; False if it was published or is just being."""
+        """Forget what was sent; False if it was published, is just being, or may have been although no answer came."""
         if not self._is_over.acquire(blocking=False):
             return False
         upload, self._upload = self._upload, None
@@ -365,8 +367,9 @@ class RemoteTemporary:
         for future in self._sent:
             future.cancel()
         if upload is not None:
-            upload.abort()
-        return True
+            with suppress(FileNotFoundError):  # it is complete after all
+                upload.abort()
+        return not self._may_be_there
 
 
 class RemoteSideFolder:
