@@ -330,8 +330,8 @@ class Catalog:
         list of str
             The names as they were given when the results were saved.
         """
-        table = self._index.ask(questions.names(workflow, pattern, since, until, as_of))
-        return sorted(from_text(name) for name in table.column("task").to_pylist())
+        rows = self._index.rows(questions.names(workflow, pattern, since, until, as_of))
+        return sorted(from_text(name) for (name,) in rows)
 
     def sql(
         self, query: str, params: Parameters = None, *, memory_limit: str = "1GB", time_limit: float = 60.0

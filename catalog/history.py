@@ -93,15 +93,14 @@ class History:
         """Note that nothing of segments is folded."""
         self.run("DELETE FROM segments WHERE name IN (SELECT unnest(?))", segments)
 
-    def batch_of_table(self, table: pa.Table) -> None:
+    def batch_of_table(self, compacted_rows: pa.Table) -> None:
         """Make the batch of rows of a compacted part of the journal, but those behind their segments' watermarks."""
-        self._connection.register("compacted_rows", table)
+        # The statement reads the argument, as DuckDB takes Python's variables for tables.
         columns = ", ".join(f'compacted_rows."{column.name}"::{column.type} AS "{column.name}"' for column in BATCH)
-        self.run(
+        self._connection.execute(
             f"""CREATE OR REPLACE TEMP TABLE batch AS SELECT {columns} FROM compacted_rows
             LEFT JOIN (SELECT name, lines FROM segments) ON name = segment WHERE position > coalesce(lines, 0)"""
-        )
-        self._connection.unregister("compacted_rows")
+        ).fetchall()
 
     def take(self, growing: Iterable[str], opened: Iterable[str] = ()) -> list[tuple[str, str]]:
         """Add what is new in the batch.
@@ -189,15 +188,12 @@ class History:
         unknown = "SELECT event_id FROM pending ANTI JOIN latest USING (event_id) WHERE segment IN (SELECT unnest(?))"
         self.run(f"DELETE FROM pending WHERE event_id IN ({unknown})", list(segments))
 
-    def confirm(self, table: pa.Table) -> list[tuple[str, str]]:
+    def confirm(self, compacted_rows: pa.Table) -> list[tuple[str, str]]:
         """Take the events in compacted rows to have come true; returns as `close` does."""
-        self._connection.register("compacted_rows", table)
-        seen = self.rows(
-            "SELECT workflow, task FROM pending WHERE event_id IN (SELECT event_id::UUID FROM compacted_rows)"
-        )
-        self.run("DELETE FROM pending WHERE event_id IN (SELECT event_id::UUID FROM compacted_rows)")
-        self._connection.unregister("compacted_rows")
-        return seen
+        ids = "SELECT event_id::UUID FROM compacted_rows"  # the argument, as above
+        return self._connection.execute(
+            f"DELETE FROM pending WHERE event_id IN ({ids}) RETURNING workflow, task"
+        ).fetchall()
 
     def _settled(self, segments: list[str]) -> list[tuple[str, str]]:
         settled = "DELETE FROM pending WHERE segment IN (SELECT unnest(?)) RETURNING workflow, task, looked"

@@ -18,7 +18,7 @@ from catalog.history import History
 from catalog.names import candidates, decode, encode, from_text, to_text
 
 _SMALL_FOLDER = 2_000  # entries that can be looked through at every question, in a few ms
-_RARELY = 50.0  # of the time it took: how long a larger folder in which results are being saved is left alone
+_RARELY = 200.0  # of the time it took: how long a larger folder in which results are being saved is left alone
 _LONGEST = 600.0  # seconds: not even a clock that jumped back lets a folder alone for longer
 _GRAIN = 2_000_000_000  # ns: within the coarsest clock of file systems, a folder may change and keep its time
 _AT_ONCE = 10_000  # files that are taken in together: bounds the memory that a folder of older results takes
@@ -128,8 +128,8 @@ class Blobs:
         for workflow, task in self._history.rows("SELECT DISTINCT workflow, task FROM pending WHERE event = 'remove'"):
             if (workflow, task) in present:
                 self._history.run(_REMOVED, workflow, task, present[workflow, task].event_id)
-        unlisted = "SELECT unnest(?::UUID[]) EXCEPT SELECT event_id FROM latest"
-        wanted = [str(event_id) for (event_id,) in self._history.rows(unlisted, ids)]
+        listed = "SELECT event_id::VARCHAR FROM latest WHERE event_id IN (SELECT unnest(?::UUID[]))"
+        wanted = list(set(ids).difference(event_id for (event_id,) in self._history.rows(listed, ids)))
         if wanted:  # writing the same again would cost every question
             self._history.choose("SELECT unnest(?::UUID[])", wanted)
         self._looked(list(present), ids)
@@ -188,9 +188,11 @@ class Blobs:
         began = time.time()
         files = set(self._folder.files(folder))
         workflow = self._workflow_in(folder)
-        names = {name for _, name in self._listed(workflow)}
+        names = set(self._history.rows("SELECT list(task) FROM tasks WHERE workflow = ?", workflow)[0][0] or ())
         # Nearly every name is its own file name; the file of one may be called as another is, though.
-        same = {file for file in files & names if _is_plain(file) or decode(file) == from_text(file)}
+        same = files & names
+        if not _is_plain("".join(same)):
+            same = {file for file in same if decode(file) == from_text(file)}
         unknown = [file for file in files - same if decode(file) is None or to_text(decode(file) or "") not in names]
         unknown = [file for file in unknown if not _is_hidden(file, files)]
         gone = [name for name in names - same if not files.intersection(candidates(from_text(name)))]
@@ -232,8 +234,8 @@ def _id_of(look: Look) -> str | None:
     return _NOTHING if look is None else None
 
 
-def _is_plain(file: str) -> bool:
-    return "%" not in file and file.isascii()
+def _is_plain(text: str) -> bool:
+    return "%" not in text and text.isascii()
 
 
 def _is_hidden(file: str, files: set[str]) -> bool:
