@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import itertools
 import os
@@ -29,6 +30,8 @@ from catalog.remote import generic, journal
 from catalog.remote.bucket import Changed
 from catalog.remote.folder import RemoteFolder
 from catalog.remote.location import Location
+from functionfuse.errors import StorageUnusable
+from functionfuse.serializers.numpyarray import NumpySerializer
 from functionfuse.storage import _blob, _remote, storage_factory
 from functionfuse.storage.base import Storage
 from functionfuse.testing import StorageContract
@@ -299,6 +302,24 @@ def test_a_save_that_comes_true_during_a_compaction(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     assert remote.list_tasks("w") == expected
     assert "damaged" not in caplog.text
+
+
+def test_side_files_of_a_save_on_a_full_disk_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the place says that a result was not written, its side files take no room any more."""
+    storage = storage_factory({"kind": "fsspec", "options": {"url": f"file://{tmp_path}/storage"}})
+    storage.register_persistent_serializers(NumpySerializer)
+
+    move = LocalFileSystem.mv
+
+    def full(system: LocalFileSystem, path: str, to: str, **more: Any) -> None:
+        if to.endswith("/w/t"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), to)
+        move(system, path, to, **more)
+
+    monkeypatch.setattr(LocalFileSystem, "mv", full)
+    with pytest.raises(StorageUnusable, match="No space"):
+        storage.save("w", "t", np.arange(1000))
+    assert [path for path in tmp_path.rglob("bigdata/**/*") if path.is_file()] == []
 
 
 def test_a_compactor_whose_clock_is_ahead(remote: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

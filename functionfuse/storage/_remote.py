@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from catalog.errors import NewerFormat, Refused
+from catalog.errors import CatalogUnusable, NewerFormat
 from catalog.identity import IDENTITY_FILE, identity_in, new_identity
 from catalog.names import SIDE_FOLDER
 from catalog.remote import pool
-from catalog.remote.bucket import Changed, Tail, Upload
+from catalog.remote.bucket import Changed, Tail, Upload, is_transient
 from catalog.remote.journal import Deed, RemoteJournal, journal_at
 from catalog.remote.location import Location
 from functionfuse.errors import StorageUnusable, UnsupportedFormat
@@ -346,7 +346,7 @@ class RemoteTemporary:
                 return self._bucket.put(self._key, b"".join(self._chunks))
             return self._complete(self._upload)
         except BaseException as error:
-            self._may_be_there = not isinstance(error, Refused)
+            self._may_be_there = not _is_refusal(error)
             self._is_over.release()
             raise
 
@@ -370,6 +370,11 @@ class RemoteTemporary:
             with suppress(FileNotFoundError):  # it is complete after all
                 upload.abort()
         return not self._may_be_there
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Tell whether an error is the place's own answer, which says that nothing was done, and not the lack of one."""
+    return isinstance(error, CatalogUnusable) and error.__cause__ is not None and not is_transient(error.__cause__)
 
 
 class RemoteSideFolder:
