@@ -58,7 +58,15 @@ class ExportRefused(CatalogError, OSError):
 
 
 class CatalogUnusable(CatalogError, OSError):
-    """There is no storage at that place, or its catalog cannot be reached."""
+    """There is no storage at that place, or its catalog cannot be reached.
+
+    Attributes
+    ----------
+    tries : int
+        How often it was tried.
+    """
+
+    tries = 1
 
 
 class Refused(CatalogUnusable, PermissionError):

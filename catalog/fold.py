@@ -22,7 +22,7 @@ from catalog.settle import ROUNDS, Blobs
 if TYPE_CHECKING:
     import duckdb
 
-_TOGETHER = 200_000  # lines that are folded at once: bounds the memory of a first fold
+_TOGETHER, _BYTES = 200_000, 128 << 20  # lines that are folded at once: bounds the memory of a first fold
 _PATIENCE = 100  # times that compaction may move what is being read
 
 
@@ -111,11 +111,15 @@ class Fold:
         self._fold_compacted(self._folder.compacted())
         self._competing += self._history.close(each.name for each in segments if each.state == "closed")
         parts: list[tuple[Segment, Part]] = []
-        for part in self._new_parts(segments):
-            parts.append(part)
-            if sum(each.count for _, each in parts) >= _TOGETHER:
+        lines = size = 0
+        for segment, part in self._new_parts(segments):
+            parts.append((segment, part))
+            lines += part.count
+            size += len(part.data)
+            if lines >= _TOGETHER or size >= _BYTES:
                 self._fold_parts(parts)
                 parts = []
+                lines = size = 0
         if parts:
             self._fold_parts(parts)
         ends = dict(self._history.rows("SELECT name, position FROM segments"))

@@ -73,7 +73,7 @@ class History:
         dict of str to int
             For each segment, the number of its lines that are no events.
         """
-        lines = table_of(parts)  # noqa: F841 - the statement reads it
+        _functionfuse_lines = table_of(parts)
         made = self._connection.execute(f"CREATE OR REPLACE TEMP TABLE batch AS {select_batch()}").fetchall()
         torn = dict.fromkeys((part.segment for part in parts), 0)
         if made == [(sum(part.count for part in parts),)]:
@@ -93,12 +93,12 @@ class History:
         """Note that nothing of segments is folded."""
         self.run("DELETE FROM segments WHERE name IN (SELECT unnest(?))", segments)
 
-    def batch_of_table(self, compacted_rows: pa.Table) -> None:
+    def batch_of_table(self, table: pa.Table) -> None:
         """Make the batch of rows of a compacted part of the journal, but those behind their segments' watermarks."""
-        # The statement reads the argument, as DuckDB takes Python's variables for tables.
-        columns = ", ".join(f'compacted_rows."{column.name}"::{column.type} AS "{column.name}"' for column in BATCH)
+        _functionfuse_rows = table
+        columns = ", ".join(f'compacted."{column.name}"::{column.type} AS "{column.name}"' for column in BATCH)
         self._connection.execute(
-            f"""CREATE OR REPLACE TEMP TABLE batch AS SELECT {columns} FROM compacted_rows
+            f"""CREATE OR REPLACE TEMP TABLE batch AS SELECT {columns} FROM _functionfuse_rows compacted
             LEFT JOIN (SELECT name, lines FROM segments) ON name = segment WHERE position > coalesce(lines, 0)"""
         ).fetchall()
 
@@ -124,7 +124,8 @@ class History:
             if self.rows("SELECT count(*) FROM batch") != [(events,)]:
                 events, _, _, _, *found = self.rows(_SURVEY)[0]
         named, names, known, pins, workflows = found
-        self._newest = max(self._newest or "", last or "")
+        if events:
+            self._newest = max(self._newest_from(first), last)
         self.added += events
         if workflows:
             self._mark_dirty([encode(from_text(workflow)) for workflow in workflows])
@@ -188,9 +189,10 @@ class History:
         unknown = "SELECT event_id FROM pending ANTI JOIN latest USING (event_id) WHERE segment IN (SELECT unnest(?))"
         self.run(f"DELETE FROM pending WHERE event_id IN ({unknown})", list(segments))
 
-    def confirm(self, compacted_rows: pa.Table) -> list[tuple[str, str]]:
+    def confirm(self, table: pa.Table) -> list[tuple[str, str]]:
         """Take the events in compacted rows to have come true; returns as `close` does."""
-        ids = "SELECT event_id::UUID FROM compacted_rows"  # the argument, as above
+        _functionfuse_rows = table
+        ids = "SELECT event_id::UUID FROM _functionfuse_rows"
         return self._connection.execute(
             f"DELETE FROM pending WHERE event_id IN ({ids}) RETURNING workflow, task"
         ).fetchall()

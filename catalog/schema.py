@@ -147,7 +147,7 @@ _KNOWN = ", ".join(f"'{name}'" for name in (*(column.name for column in BATCH), 
 
 
 def select_batch(more: str = "") -> str:
-    """Return SQL that turns ``lines(line, segment, position)`` into rows as `BATCH` has them.
+    """Return SQL that turns ``_functionfuse_lines(line, segment, position)`` into rows as `BATCH` has them.
 
     A line that is no event is left out: read_ndjson would make it a row of NULLs. A save has one id and one time, its
     blob's; it and a removal have names. (The `unnest` of one element keeps DuckDB from parsing a line once a column.)
@@ -166,7 +166,7 @@ def select_batch(more: str = "") -> str:
     SELECT {_BATCH_FIELDS}{more}
     FROM (
         SELECT unnest([json_transform(line, '{_TRANSFORM}')]) AS row, line, segment, position
-        FROM lines WHERE json_valid(line)
+        FROM _functionfuse_lines WHERE json_valid(line)
     )
     WHERE row.event IS NOT NULL AND coalesce(row.event_id, row.blob_id) IS NOT NULL
       AND (row.event NOT IN ('save', 'remove') OR (row.workflow IS NOT NULL AND row.task IS NOT NULL))

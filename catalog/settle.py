@@ -201,7 +201,7 @@ class Blobs:
         self.settle([(workflow, name) for name in gone])
         now = time.time()
         settled = abs(time.time_ns() - mtime) > _GRAIN
-        due = now + (now - began) * _RARELY
+        due = now + min((now - began) * _RARELY, _LONGEST - 1)
         state = (mtime, settled, False, due, len(files))
         if self._history.reads_only:
             return  # that nothing came or went is noted by the next who may

@@ -322,6 +322,24 @@ def test_side_files_of_a_save_on_a_full_disk_go(tmp_path: Path, monkeypatch: pyt
     assert [path for path in tmp_path.rglob("bigdata/**/*") if path.is_file()] == []
 
 
+def test_a_first_try_that_came_true_before_a_refusal(remote: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials that expire between two tries, of which the first came true unanswered, cost no side files."""
+    remote.register_persistent_serializers(NumpySerializer)
+    tries = itertools.count()
+    write = MemoryFileSystem.pipe_file
+
+    def expiring(system: MemoryFileSystem, path: str, value: bytes, **more: Any) -> None:
+        if not path.endswith("/w/t") or next(tries) == 0:
+            write(system, path, value, **more)
+        if path.endswith("/w/t"):
+            raise ConnectionError("lost") if next(tries) == 1 else PermissionError("expired")
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", expiring)
+    with pytest.raises(StorageUnusable, match="expired"):
+        remote.save("w", "t", np.arange(1000))
+    assert np.array_equal(remote.read_task("w", "t"), np.arange(1000))
+
+
 def test_a_compactor_whose_clock_is_ahead(remote: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A save that is under way is not given up by a machine whose clock is ahead of the place's."""
     gate = threading.Event()
@@ -365,7 +383,7 @@ def test_one_url_with_other_options() -> None:
     def found(**options: Any) -> str:
         return RemoteFolder(Location.of("memory://container", options)).real_root()
 
-    assert found(account_name="mine") == found(account_name="mine")
+    assert found(account_name="mine", token="1", args={1: b"2"}) == found(account_name="mine", token="3", args={"4": 5})
     assert found(account_name="mine") != found(account_name="theirs")
 
 

@@ -230,7 +230,7 @@ class Bucket(ABC):
                 self._was_reached = True
                 raise
             except Exception as error:
-                self._judge(error, began)
+                self._judge(error, began, tries)
                 _log.debug("%s: tried again after %s: %s", self.url, type(error).__name__, error)
             else:
                 self._was_reached = True
@@ -238,16 +238,17 @@ class Bucket(ABC):
             time.sleep(wait * (0.5 + random.random()))
             wait = min(2 * wait, _LONGEST)
 
-    def _judge(self, error: Exception, began: float) -> None:
+    def _judge(self, error: Exception, began: float, tries: int) -> None:
         """Return if it may pass, and raise what it means otherwise."""
         reason = self.reason(error)
-        if reason is not None:
-            raise reason from error
-        if not is_transient(error):
-            raise CatalogUnusable(f"{self.url}: {error}") from error
-        if time.monotonic() - began > (PATIENCE if self._was_reached else FIRST_PATIENCE):
+        if reason is None and not is_transient(error):
+            reason = CatalogUnusable(f"{self.url}: {error}")
+        if reason is None and time.monotonic() - began > (PATIENCE if self._was_reached else FIRST_PATIENCE):
             what = "does not answer as it should any more" if self._was_reached else "cannot be reached"
-            raise CatalogUnusable(f"{self.url} {what}: {error}; check the address and the network") from error
+            reason = CatalogUnusable(f"{self.url} {what}: {error}; check the address and the network")
+        if reason is not None:
+            reason.tries = tries
+            raise reason from error
 
     def reason(self, error: Exception) -> CatalogUnusable | None:
         """Return what an error means that will not pass, if that is known."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from catalog.errors import NewerFormat, Refused
@@ -34,7 +34,7 @@ _FOOTER = 1 << 12  # bytes of a blob's end that nearly every footer fits into
 _JOURNAL = f"{JOURNAL_FOLDER}/"
 
 _read_only: set[tuple[int, Location]] = set()  # by process: where a write was refused
-_identities: dict[tuple[str, str], str] = {}  # by URL and tag
+_identities: dict[tuple[Location, str], str] = {}  # by tag
 
 
 class RemoteFolder(Folder):
@@ -86,14 +86,14 @@ class RemoteFolder(Folder):
         tag = next((entry.tag for entry in entries if entry.key == IDENTITY_FILE), None)
         if tag is None:
             return self.root
-        if (self.root, tag) not in _identities:
-            content = self.location.bucket().get(IDENTITY_FILE)
-            _identities[self.root, tag] = identity_in(content, self.root).uuid
-        return _identities[self.root, tag]
+        known = (self.location, tag)
+        if known not in _identities:
+            _identities[known] = identity_in(self.location.bucket().get(IDENTITY_FILE), self.root).uuid
+        return _identities[known]
 
     def known_identity(self) -> str | None:
         """Return the identity that a question of this process found last."""
-        known = [identity for (root, _), identity in _identities.items() if root == self.root]
+        known = [identity for (location, _), identity in _identities.items() if location == self.location]
         return known[-1] if known else None
 
     def real_root(self) -> str:
@@ -177,7 +177,8 @@ class RemoteFolder(Folder):
         bucket = self.location.bucket()
         for entry in self._listing.entries:
             if entry.key.startswith(UNDER_WAY) and 0 < entry.changed < oldest:
-                bucket.delete(entry.key)
+                with suppress(OSError):  # such as a refusal: it is in nobody's way
+                    bucket.delete(entry.key)
 
     def compaction(self, connection: duckdb.DuckDBPyConnection) -> Compactor:
         """Return what compacts the journal."""
@@ -255,3 +256,6 @@ def _segment(entry: Entry, settled: dict[str, int]) -> Segment:
 
 def _name(entry: Entry) -> str:
     return entry.key[len(_JOURNAL) :]
+
+
+os.register_at_fork(after_in_child=_identities.clear)  # they tell what this process asked for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 #: Places in which an object that is written or copied by one call appears as a whole. Elsewhere it is moved.
 _ATOMIC = frozenset({"memory", "s3", "s3a", "gs", "gcs", "abfs", "az", "abfss", "oss", "obs", "tos", "oci"})
+_IS_SECRET = re.compile("token|secret|password|passwd|key|credential|sas|connection_string", re.IGNORECASE).search
 
 
 class FsspecBucket(Bucket):
@@ -43,9 +44,9 @@ class FsspecBucket(Bucket):
 
     @property
     def address(self) -> str:
-        """URL and options; an object among them by its type, as its text may tell where it is in memory."""
-        options = json.dumps(self._fs.storage_options, default=lambda each: type(each).__name__, sort_keys=True)
-        return f"{self.url} {options}"
+        """URL and what options are texts, such as an account or a host, but no secrets, which change."""
+        told = {name: value for name, value in self._fs.storage_options.items() if isinstance(value, str)}
+        return f"{self.url} {sorted(item for item in told.items() if not _IS_SECRET(item[0]))}"
 
     @property
     def filesystem(self) -> Any:

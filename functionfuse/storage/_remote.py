@@ -373,8 +373,10 @@ class RemoteTemporary:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Tell whether an error is the place's own answer, which says that nothing was done, and not the lack of one."""
-    return isinstance(error, CatalogUnusable) and error.__cause__ is not None and not is_transient(error.__cause__)
+    """Tell whether an error is the place's answer to the first try, that nothing was done, and not the lack of one."""
+    if isinstance(error, CatalogUnusable) and error.__cause__ is not None:
+        return error.tries == 1 and not is_transient(error.__cause__)
+    return isinstance(error, OSError) and not is_transient(error)
 
 
 class RemoteSideFolder:

@@ -229,6 +229,20 @@ def test_torn_lines_that_are_known_are_counted_once(storage: FileStorage) -> Non
     said(storage)
 
 
+def test_a_copied_segment_behind_a_torn_one_adds_nothing(storage: FileStorage) -> None:
+    """Where a compacted file holds nothing new, what is told again after it is known all the same."""
+    (path,) = segments(storage)
+    whole = path.read_bytes()
+    with open(path, "ab") as file:
+        file.write(b'{"event":"sa')
+    count = "SELECT count(*), count(DISTINCT event_id) FROM events"
+    before = storage.catalog.sql(count).fetchall()
+    age(storage)
+    storage.catalog.compact()
+    write_segment(storage, whole.splitlines(), new_id())
+    assert storage.catalog.sql(count).fetchall() == before
+
+
 def test_a_killed_writers_last_line_stays_provisional(storage: FileStorage) -> None:
     """An event of which nobody knows whether it came true is no more certain for being compacted."""
     line = {**lines(storage)[0], "task": "never", "blob_id": "01a21316-00b6-7000-bcd2-000000000003"}

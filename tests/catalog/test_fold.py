@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import duckdb
 import pytest
 from workshop import (
     blob_id,
@@ -82,6 +83,17 @@ for line in sys.stdin:
     storage.save("w", line.strip(), 1)
     print("saved", flush=True)
 """
+
+
+def test_a_table_of_the_users_in_the_index(storage: FileStorage) -> None:
+    """Tables that a user made in the index, of whatever name, are not taken for what the journal says."""
+    storage.save("w", "a", 1)
+    storage.list_tasks("w")
+    with duckdb.connect(str(index_of(storage))) as connection:
+        for name in ("lines", "batch_of_lines", "rows", "compacted_rows"):
+            connection.execute(f"CREATE TABLE {name} (line VARCHAR, segment VARCHAR, position BIGINT)")
+    storage.save("w", "b", 2)
+    assert storage.list_tasks("w") == ["a", "b"]
 
 
 def test_a_question_sees_each_save_of_a_writer_that_goes_on(storage: FileStorage) -> None:

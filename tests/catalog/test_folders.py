@@ -27,6 +27,7 @@ from workshop import (
     task_rows,
 )
 
+from catalog import settle
 from catalog.local import LocalFolder
 from functionfuse.storage.filestorage import FileStorage
 
@@ -104,6 +105,21 @@ def test_a_large_folder_in_which_results_are_saved(crowded: FileStorage) -> None
     while crowded.list_tasks("w", "0009") and time.monotonic() < deadline:
         time.sleep(0.1)
     assert crowded.list_tasks("w", "0009") == []
+
+
+def test_a_folder_that_takes_long_is_not_looked_through_each_time(
+    crowded: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes to look through a folder in which results are being saved, it is left alone afterwards."""
+    looks: list[str] = []
+    files = LocalFolder.files
+    monkeypatch.setattr(LocalFolder, "files", lambda folder, name: looks.append(name) or files(folder, name))
+    monkeypatch.setattr(settle, "_RARELY", 1e9)
+    crowded.catalog.rebuild()
+    for number in range(3):
+        crowded.save("w", f"saved {number}", 1)
+        crowded.list_tasks("w", "1")
+    assert looks == ["w"]
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["asked before", "never asked"])
