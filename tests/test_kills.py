@@ -105,7 +105,6 @@ def check_catalog(folder: Path, scenario: str, at_least: int) -> None:
     storage = opened(root)
     rows = lying(root)
     assert listed(storage) == rows
-    assert len({path.name for path in root.iterdir()}) > 5
     workflow = min(path.name for path in root.glob("[!.]*"))
     assert storage.list_tasks(workflow) == sorted(storage.stored(workflow))
     storage.save(workflow, "t", "after")

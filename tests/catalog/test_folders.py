@@ -94,8 +94,10 @@ def test_files_deleted_by_hand_from_a_large_folder(crowded: FileStorage) -> None
     assert crowded.list_tasks("w", "copied") == ["copied"]
 
 
-def test_a_large_folder_in_which_results_are_saved(crowded: FileStorage) -> None:
-    """In a large folder in which results are being saved, a deletion by hand is seen soon, a save at once."""
+def test_a_large_folder_in_which_results_are_saved(crowded: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a large folder in which results are being saved, a deletion by hand is seen later, a save at once."""
+    monkeypatch.setattr(settle, "_RARELY", 2.0)
+    crowded.catalog.rebuild()
     crowded.save("w", "saved", 1)
     assert crowded.list_tasks("w", "s*") == ["saved"]
     path_of(crowded, "w", "0009").unlink()
