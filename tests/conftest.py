@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -35,6 +36,12 @@ PROCESS_WIDE = ("/dev/", "/proc/", "anon_inode:", "pipe:")
 KEEP_CONNECTIONS = frozenset({"s3server", "motoserver", "proxy"})
 
 FAILED = pytest.StashKey[bool]()
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what the tests start, also where a script has this run in the background, which ignores it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
