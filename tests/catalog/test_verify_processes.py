@@ -54,6 +54,7 @@ def faults(report: Verification) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_busy_storage_has_no_faults(storage: FileStorage) -> None:
     """While three processes save, overwrite and remove, also the same names, no verification finds anything."""
     storage.save("w", "quiet", 1)
