@@ -118,7 +118,7 @@ def tables(file: IO[bytes]) -> Iterator[pa.Table]:
 
 def rows_of(connection: duckdb.DuckDBPyConnection, part: Part) -> pa.Table:
     """Return the events of journal lines."""
-    _functionfuse_lines = table_of([part])
+    _functionfuse_lines = table_of([part])  # DuckDB finds it by its name: see `catalog.lines.table_of`
     rows = select_batch(f", {UNKNOWN_FIELDS}")
     return connection.sql(f"SELECT {_STORED}, line FROM ({rows})").to_arrow_table()
 

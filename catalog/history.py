@@ -73,7 +73,7 @@ class History:
         dict of str to int
             For each segment, the number of its lines that are no events.
         """
-        _functionfuse_lines = table_of(parts)
+        _functionfuse_lines = table_of(parts)  # DuckDB finds it by its name: see `catalog.lines.table_of`
         made = self._connection.execute(f"CREATE OR REPLACE TEMP TABLE batch AS {select_batch()}").fetchall()
         torn = dict.fromkeys((part.segment for part in parts), 0)
         if made == [(sum(part.count for part in parts),)]:
@@ -95,7 +95,7 @@ class History:
 
     def batch_of_table(self, table: pa.Table) -> None:
         """Make the batch of rows of a compacted part of the journal, but those behind their segments' watermarks."""
-        _functionfuse_rows = table
+        _functionfuse_rows = table  # DuckDB finds it by its name: see `catalog.lines.table_of`
         columns = ", ".join(f'compacted."{column.name}"::{column.type} AS "{column.name}"' for column in BATCH)
         self._connection.execute(
             f"""CREATE OR REPLACE TEMP TABLE batch AS SELECT {columns} FROM _functionfuse_rows compacted
@@ -191,7 +191,7 @@ class History:
 
     def confirm(self, table: pa.Table) -> list[tuple[str, str]]:
         """Take the events in compacted rows to have come true; returns as `close` does."""
-        _functionfuse_rows = table
+        _functionfuse_rows = table  # DuckDB finds it by its name: see `catalog.lines.table_of`
         ids = "SELECT event_id::UUID FROM _functionfuse_rows"
         return self._connection.execute(
             f"DELETE FROM pending WHERE event_id IN ({ids}) RETURNING workflow, task"

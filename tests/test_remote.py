@@ -264,10 +264,8 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     return storage
 
 
-def test_a_save_that_comes_true_during_a_compaction(
-    remote: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What another machine's save made true between the fold and the compaction is listed by every machine."""
+def late_save(remote: Storage, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, journal.RemoteJournal]:
+    """Have another machine's journal tell of a save whose object waits for the event; return both."""
     gate = threading.Event()
     put = generic.FsspecBucket.put
     monkeypatch.setattr(
@@ -281,6 +279,15 @@ def test_a_save_that_comes_true_during_a_compaction(
         patch.setitem(journal._journals, location, other)
         remote.keep("w", "late", 2, waits=False)
     assert remote.list_tasks("w") == ["first"]
+    return gate, other
+
+
+def test_a_save_that_comes_true_during_a_compaction(
+    remote: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What another machine's save made true between the fold and the compaction is listed by every machine."""
+    gate, other = late_save(remote, monkeypatch)
+    location = remote._place._location
     listing = RemoteFolder._list
     calls = itertools.count()
 
@@ -325,14 +332,15 @@ def test_side_files_of_a_save_on_a_full_disk_go(tmp_path: Path, monkeypatch: pyt
 def test_a_first_try_that_came_true_before_a_refusal(remote: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials that expire between two tries, of which the first came true unanswered, cost no side files."""
     remote.register_persistent_serializers(NumpySerializer)
-    tries = itertools.count()
+    errors = iter([ConnectionError("lost"), PermissionError("expired")])
     write = MemoryFileSystem.pipe_file
 
     def expiring(system: MemoryFileSystem, path: str, value: bytes, **more: Any) -> None:
-        if not path.endswith("/w/t") or next(tries) == 0:
+        error = next(errors) if path.endswith("/w/t") else None
+        if not isinstance(error, PermissionError):
             write(system, path, value, **more)
-        if path.endswith("/w/t"):
-            raise ConnectionError("lost") if next(tries) == 1 else PermissionError("expired")
+        if error is not None:
+            raise error
 
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", expiring)
     with pytest.raises(StorageUnusable, match="expired"):
@@ -342,19 +350,7 @@ def test_a_first_try_that_came_true_before_a_refusal(remote: Storage, monkeypatc
 
 def test_a_compactor_whose_clock_is_ahead(remote: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A save that is under way is not given up by a machine whose clock is ahead of the place's."""
-    gate = threading.Event()
-    put = generic.FsspecBucket.put
-    monkeypatch.setattr(
-        generic.FsspecBucket,
-        "put",
-        lambda bucket, key, data: (key != "w/late" or gate.wait(60)) and put(bucket, key, data),
-    )
-    location = remote._place._location
-    other = journal.RemoteJournal(location)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(journal._journals, location, other)
-        remote.keep("w", "late", 2, waits=False)
-    assert remote.list_tasks("w") == ["first"]
+    gate, other = late_save(remote, monkeypatch)
     with pytest.MonkeyPatch.context() as patch:
         now = time.time
         patch.setattr(time, "time", lambda: now() + 10_000)

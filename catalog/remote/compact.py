@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 #: Seconds after which an event that did not come true is taken to be given up: ten times as long as a writer tries. One
 #: who was slower tells again.
 GIVEN_UP = 600.0
-#: Seconds after which what is half written was left by a writer that was killed: the largest save is sent in a day.
-LEFT_BEHIND = 86_400.0
 _MANY = 64  # segments, or Parquet objects, that are worth to be made one
 _MOST = 1_000  # segments that are taken at once: as many as one listing has
 _LARGE = 64 << 20  # bytes of a Parquet object that is left as it is
@@ -66,7 +64,7 @@ class RemoteCompaction:
 
     def some(self) -> None:
         """Compact as much as a question can wait for."""
-        self._folder.delete_leftovers(LEFT_BEHIND)
+        self._folder.delete_leftovers()
         self._compact(first_segments(self._ready(self._folder.listed())[:_MOST], FULL))
         small = self._folder.compacted()
         if len(small) >= _MANY:
@@ -74,7 +72,7 @@ class RemoteCompaction:
 
     def all(self) -> Compacted:
         """Compact all that is ready."""
-        self._folder.delete_leftovers(LEFT_BEHIND)
+        self._folder.delete_leftovers()
         before = self._bytes()
         segments = events = 0
         while ready := self._ready(self._folder.segments())[:_MOST]:

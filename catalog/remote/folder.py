@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _FOOTER = 1 << 12  # bytes of a blob's end that nearly every footer fits into
 _JOURNAL = f"{JOURNAL_FOLDER}/"
+_LEFT_BEHIND = 86_400.0  # seconds after which nobody is writing what is half written: the largest save is sent in a day
 
 _read_only: set[tuple[int, Location]] = set()  # by process: where a write was refused
 _identities: dict[tuple[Location, str], str] = {}  # by tag
@@ -170,10 +171,10 @@ class RemoteFolder(Folder):
         for _ in pool.each(lambda name: bucket.delete(_JOURNAL + name), names):
             pass
 
-    def delete_leftovers(self, age: float) -> None:
-        """Delete what writers began beside its place, so many seconds ago or more, and never put there."""
+    def delete_leftovers(self) -> None:
+        """Delete what killed writers began beside its place and never put there."""
         assert self._listing is not None
-        oldest = self.now - age
+        oldest = self.now - _LEFT_BEHIND
         bucket = self.location.bucket()
         for entry in self._listing.entries:
             if entry.key.startswith(UNDER_WAY) and 0 < entry.changed < oldest:

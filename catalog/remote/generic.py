@@ -45,8 +45,8 @@ class FsspecBucket(Bucket):
     @property
     def address(self) -> str:
         """URL and what options are texts, such as an account or a host, but no secrets, which change."""
-        told = {name: value for name, value in self._fs.storage_options.items() if isinstance(value, str)}
-        return f"{self.url} {sorted(item for item in told.items() if not _IS_SECRET(item[0]))}"
+        options = self._fs.storage_options.items()
+        return f"{self.url} {sorted(item for item in options if isinstance(item[1], str) and not _IS_SECRET(item[0]))}"
 
     @property
     def filesystem(self) -> Any:

