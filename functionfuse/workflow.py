@@ -20,8 +20,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, Protocol, overload
 
 from functionfuse._arguments import Reference, nodes_in, references_in, role_of
+from functionfuse._catalog_package import require_installed_catalog
 from functionfuse._task import Task
 from functionfuse.errors import InvalidName, NotRun
+
+require_installed_catalog()  # whatever is imported of functionfuse, its `__init__` imports this module first
 
 _sequence = itertools.count()
 # Reentrant: the garbage collector may run a finalizer that calls a method on another stand-in.
