@@ -6,6 +6,7 @@ FunctionFuseError
 │   ├── DuplicateName (ValueError)     two nodes of one graph share a name
 │   ├── CyclicGraph (ValueError)       a node needs its own result
 │   ├── InvalidLeaf (TypeError)        a leaf that is no node, or no leaf at all
+│   ├── NestedCall (TypeError)         a decorated function returned a node instead of a value
 │   ├── NotRun (RuntimeError)          the result of a node that no run has reached
 │   ├── StaleResult (RuntimeError)     a stored result is older than its code or inputs (on_stale="error")
 │   └── InfeasibleResources (RuntimeError)  no node of the cluster can ever run it
@@ -53,6 +54,10 @@ class CyclicGraph(WorkflowError, ValueError):
 
 class InvalidLeaf(WorkflowError, TypeError):
     """A leaf is not a node of a workflow, or there is no leaf."""
+
+
+class NestedCall(WorkflowError, TypeError):
+    """A decorated function called another one, and returned the node instead of a value."""
 
 
 class NotRun(WorkflowError, RuntimeError):

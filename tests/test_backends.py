@@ -15,7 +15,7 @@ from raying import MARKS, one_node, ray, trace, traces
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.builtin.rayback import RayWorkflow
-from functionfuse.errors import StaleResult, TaskNotFound, UnpicklableResult
+from functionfuse.errors import NestedCall, StaleResult, TaskNotFound, UnpicklableResult
 from functionfuse.storage import storage_factory
 from functionfuse.storage.base import Storage
 from functionfuse.testing import Note, NoteSerializer
@@ -233,6 +233,45 @@ def test_what_cannot_be_kept_leaves_nothing(pair: Pair) -> None:
         pair.run(workflow(threading.Lock)().set_name("locked"))
     assert pair.open().list_tasks("flow") == []
     assert pair.open().verify().orphans == ()
+
+
+@pytest.mark.parametrize("nested", ["node", "item", "stand-in", "in a dict"])
+def test_a_node_is_no_result(pair: Pair, nested: str) -> None:
+    """A decorated function that calls another one and returns the node fails by name, and nothing is stored."""
+
+    def outer(value: int) -> Any:
+        made = {
+            "node": lambda: give(value),
+            "item": lambda: give([value])[0],
+            "stand-in": lambda: Account(value),
+            "in a dict": lambda: {"sums": [1, (give(value),)]},
+        }
+        return made[nested]()
+
+    with pytest.raises(NestedCall, match=r"outer' returned <(Node|Item|StandIn) .*__wrapped__"):
+        pair.run(workflow(outer)(1).set_name("outer"))
+    assert pair.open().list_tasks("flow") == []
+
+
+def test_a_method_returns_no_node(pair: Pair) -> None:
+    """The same holds for methods, whose results are not stored, but handed on."""
+
+    class Maker:
+        def make(self) -> Any:
+            return give(1)
+
+    made = workflow(Maker)().make()
+    with pytest.raises(NestedCall, match="the method 'make' returned <Node"):
+        pair.run(give(made).set_name("given"))
+
+
+def test_the_plain_function_is_called_inside_another_one(pair: Pair) -> None:
+    """What the message advises is a value like any other."""
+
+    def outer(value: int) -> Any:
+        return [give.__wrapped__(value)]
+
+    assert pair.run(workflow(outer)(1).set_name("outer")) == [1]
 
 
 def test_objects_keep_the_order_of_their_methods(pair: Pair) -> None:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from functionfuse._arguments import substitute
+from functionfuse.backends._returned import checked
 from functionfuse.backends._run import Plan, Run, iter_nodes
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.workflow import Node
@@ -43,7 +44,8 @@ class LocalRun(Run):
         kwargs = substitute(node.kwargs, self._result) if node.kwargs else {}
         origin = self._origin(node)
         began = time.perf_counter()
-        value = self._workflow.func_of(node)(*args, **kwargs)
+        function = self._workflow.func_of(node)
+        value = checked(function(*args, **kwargs), function)
         return self._keep(node, value, f'{origin},"duration":{time.perf_counter() - began:.9f}')
 
     def _keep(self, node: Node, value: Any, origin: str) -> Any:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from functionfuse._arguments import Reference, substitute
 from functionfuse._ray import Blamed, module
+from functionfuse.backends._returned import checked
 from functionfuse.storage.base import Storage
 
 #: Seconds that a small node takes at most: the median of its function's last calls.
@@ -256,7 +257,7 @@ def is_large(value: Any) -> bool:
 def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str]:
     began = time.perf_counter()
     try:
-        value = function(*args, **kwargs)
+        value = checked(function(*args, **kwargs), function)
     except SystemExit as error:  # it would end the worker, and Ray would begin the node again
         raise RuntimeError(f"the node wanted to end its process: sys.exit({error.code!r})") from error
     return value, f'"duration":{time.perf_counter() - began:.9f},{_where()}'
