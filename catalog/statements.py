@@ -31,8 +31,8 @@ _SHOWN = {"all", "databases", "schemas", "tables", *TABLES}
 
 # Table functions that read nothing but their arguments; all others are refused.
 _TABLE_FUNCTIONS = {
-    *("generate_series", "histogram", "histogram_values", "json_each", "json_tree", "range", "repeat", "repeat_row"),
-    *("summary", "unnest"),
+    *("generate_series", "histogram", "histogram_values", "icu_calendar_names", "json_each", "json_tree"),
+    *("pg_timezone_names", "range", "repeat", "repeat_row", "summary", "unnest"),
 }
 # Functions whose answer depends on more than their arguments, and that are harmless; others of the kind are refused.
 _DEPENDENT = {
@@ -222,13 +222,19 @@ def _check_words(tokens: list[_Token]) -> None:
 
 @cache
 def _functions() -> frozenset[str]:
-    """Return the functions that are refused."""
+    """Return the functions that are refused.
+
+    From DuckDB 2.0.1 on, `year`, `strftime`, `range` and many more depend on the session's time zone where they are
+    given a TIMESTAMPTZ, and on nothing but their arguments otherwise: a name is refused only if all that bears it
+    depends on more, or anything has a side effect.
+    """
     import duckdb
 
     with duckdb.connect(":memory:") as connection:
         listed = connection.execute(
-            """SELECT DISTINCT lower(function_name), function_type LIKE 'table%' FROM duckdb_functions()
-            WHERE function_type LIKE 'table%' OR has_side_effects OR stability <> 'CONSISTENT'"""
+            """SELECT lower(function_name) AS name, function_type LIKE 'table%' AS is_table FROM duckdb_functions()
+            GROUP BY name, is_table HAVING is_table OR bool_or(has_side_effects) OR bool_or(stability = 'VOLATILE')
+            OR bool_and(stability <> 'CONSISTENT')"""
         ).fetchall()
     return frozenset(
         {name for name, is_table in listed if name not in (_TABLE_FUNCTIONS if is_table else _DEPENDENT)} | _HARMFUL
