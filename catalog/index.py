@@ -155,7 +155,7 @@ class Index:
         except (duckdb.Error, InvalidQuestion) as error:
             if not path or not _tells_of_damage(error.__cause__ or error, path):
                 raise
-            _log.warning("the catalog's index %s is damaged and built anew: %s", path, error)
+            _log.warning("the catalog's index %s is damaged and built anew: %s", path, str(error))
             renew()
         with self._fresh(use, anew=True) as (path, _):
             return action(path)
@@ -293,7 +293,7 @@ def _compact_some(compaction: Compactor, root: str) -> None:
         if compaction.pays():
             compaction.some()
     except OSError as error:  # a full disk; the question can be answered all the same
-        _log.warning("the journal was not compacted: %s", error)
+        _log.warning("the journal was not compacted: %s", str(error))
     now = time.monotonic()
     _compact_again[root] = now + (now - began) * _RARELY
 
@@ -323,11 +323,11 @@ def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
     try:
         return _attach(instance(), path, storage, folder)
     except _Unfit as reason:
-        _log.info("building the catalog's index %s anew: %s", path, reason)
+        _log.info("building the catalog's index %s anew: %s", path, str(reason))
     except duckdb.Error as error:
         if any(words in str(error) for words in _FOREIGN_LOCKS):
             raise Held(f"another program has {path} open") from error
-        _log.warning("the catalog's index %s is damaged and built anew: %s", path, error)
+        _log.warning("the catalog's index %s is damaged and built anew: %s", path, str(error))
         renew()
     _delete(path)
     try:
@@ -417,7 +417,7 @@ def _detach(connection: duckdb.DuckDBPyConnection) -> None:
         _run(connection, "USE memory")
         _run(connection, f"DETACH DATABASE IF EXISTS {INDEX}")
     except duckdb.Error as error:
-        _log.debug("the DuckDB connection is given up: %s", error)
+        _log.debug("the DuckDB connection is given up: %s", str(error))
         renew()
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,39 @@ def test_what_cannot_be_pickled(
     assert files(root) == before
     assert storage.read_task("w", "the task") == "before"
     assert lying(root) == listed(storage)
+
+
+class Spiteful:
+    """Once `refuses` is set, keeps the error that it raises when it is unpickled."""
+
+    refuses = False
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"number": 1}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        if self.refuses:
+            self.error = ValueError("not again")
+            raise self.error
+
+
+@pytest.mark.parametrize("serializers", [(), (NoteSerializer,)], ids=["plain", "serializers"])
+def test_a_result_that_keeps_its_error_keeps_no_storage(
+    root: Path, serializers: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error's traceback refers to the storage: one that a result keeps is collected with all that it holds open."""
+    storage = FileStorage(root)
+    storage.register_persistent_serializers(*serializers)
+    with pytest.raises(UnpicklableResult, match="no!"):
+        storage.save("w", "t", [Unwilling(ValueError("no!"))])
+    storage.save("w", "t", [Spiteful(), Note("a") if serializers else "a"])
+    monkeypatch.setattr(Spiteful, "refuses", True)
+    with pytest.raises(Exception, match="not again"):
+        storage.read_task("w", "t")
+    kept = weakref.ref(storage)
+    del storage
+    gc.collect()
+    assert kept() is None
 
 
 def test_a_node_that_cannot_be_pickled(storage: FileStorage, root: Path) -> None:

@@ -174,6 +174,21 @@ def test_all_names_what_is_there(name: str) -> None:
     assert len(listed) == len(set(listed))
 
 
+@pytest.mark.parametrize("name", modules())
+def test_the_log_keeps_no_error(name: str) -> None:
+    """An error is logged as text: a handler that keeps records would keep the storages in its traceback open."""
+    kept = [
+        f"line {argument.lineno}"
+        for handler in ast.walk(tree(name))
+        if isinstance(handler, ast.ExceptHandler)
+        for call in ast.walk(handler)
+        if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("_log.")
+        for argument in call.args
+        if isinstance(argument, ast.Name) and argument.id == handler.name
+    ]
+    assert kept == []
+
+
 def python(code: str) -> str:
     """Run code in a fresh interpreter, which finds the tests' helpers, and return what it printed."""
     command = [sys.executable, "-c", code]

@@ -231,7 +231,7 @@ class Bucket(ABC):
                 raise
             except Exception as error:
                 self._judge(error, began, tries)
-                _log.debug("%s: tried again after %s: %s", self.url, type(error).__name__, error)
+                _log.debug("%s: tried again after %s: %s", self.url, type(error).__name__, str(error))
             else:
                 self._was_reached = True
                 return result, tries > 1

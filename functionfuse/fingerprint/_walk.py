@@ -177,5 +177,5 @@ class Walk:
         try:
             return resting_on(start(value), self.basis)
         except Exception as error:
-            _log.debug("no fingerprint for a value of type %s: %r", type(value), error)
+            _log.debug("no fingerprint for a value of type %s: %s", type(value), repr(error))
             return None

@@ -205,20 +205,26 @@ def _dump(
         return False
 
     if not registry.by_type:
-        _with_arrays(base(sink, PROTOCOL, buffer_callback=keep_in_band)).dump(obj)
+        _pickle(obj, base(sink, PROTOCOL, buffer_callback=keep_in_band))
         return Dumped(tuple(buffers), (name,)) if buffers or name != "pickle" else _STREAM_ONLY
     pickler = _with_serializers(base)(sink, PROTOCOL, buffer_callback=keep_in_band)
     pickler.take(registry, protocols(), taken)
-    _with_arrays(pickler).dump(obj)
+    _pickle(obj, pickler)
     _, root = taken.get(id(obj), (obj, None))
     return Dumped(tuple(buffers), (name, *sorted(pickler.used)), root)
 
 
-def _with_arrays(pickler: Any) -> Any:
+def _pickle(obj: Any, pickler: Any) -> None:
     table = dispatch_table(getattr(pickler, "dispatch_table", None))
     if table is not None:
         pickler.dispatch_table = table
-    return pickler
+    try:
+        pickler.dump(obj)
+    except BaseException:
+        # An object that keeps the error it raised keeps its traceback, hence this pickler, whose memo keeps the object.
+        # Python 3.10 and 3.11.2 do not look for cycles in a memo: the storage in the traceback would never be closed.
+        pickler.clear_memo()
+        raise
 
 
 @cache
@@ -297,13 +303,15 @@ def load_with_serializers(
     SideFileMissing
         If a serializer does not find its file.
     """
-    unpickler = _SerializedUnpickler(io.BytesIO(stream), buffers=buffers)
-    unpickler.take(registry, protocols)
-    return unpickler.load()
+    # No variable holds it: an error's traceback would, and Python looks for no cycles in its stack (see `_pickle`).
+    return _SerializedUnpickler(stream, buffers, registry, protocols).load()
 
 
 class _SerializedUnpickler(pickle.Unpickler):
-    def take(self, registry: Registry, protocols: Mapping[str, Any]) -> None:
+    def __init__(
+        self, stream: memoryview, buffers: Iterable[memoryview], registry: Registry, protocols: Mapping[str, Any]
+    ) -> None:
+        super().__init__(io.BytesIO(stream), buffers=buffers)
         self._registry = registry
         self._protocols = protocols
         self._known: dict[bytes, Any] = {}

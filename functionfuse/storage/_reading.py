@@ -39,7 +39,7 @@ def restore(place: Place, registry: _codec.Registry, options: Options, folder: s
         except Exception as error:  # whatever a serializer says of files that vanish while it reads them
             if _unchanged(place, folder, file, blob):
                 raise
-            _log.debug("task %r was overwritten while it was read, which ended in: %s", file, error)
+            _log.debug("task %r was overwritten while it was read, which ended in: %s", file, str(error))
 
 
 def footer_at(place: Place, folder: str, file: str) -> Footer | None:
