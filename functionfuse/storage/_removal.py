@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from catalog import names, record
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _blob, _codec, _lines
-from functionfuse.storage._place import Change, Place, Side
+from functionfuse.storage._place import Change, Place, Side, Source
 
 _log = logging.getLogger("functionfuse.storage")
 
@@ -21,12 +21,13 @@ class Present:
     """What is stored under a name just before it is overwritten or removed.
 
     A file that was copied to another name beside it says so itself; the side files are those of the original.
+    `pids` is None where the file is damaged, or was never a result.
     """
 
     record: Mapping[str, Any]
     size: int
     logical_size: int
-    pids: list[tuple[str, Any]]
+    pids: list[tuple[str, Any]] | None
     side: Side
     older_format: bool
     is_copy: bool
@@ -35,6 +36,11 @@ class Present:
     def has_sides(self) -> bool:
         """Whether it may have side files."""
         return len(self.record.get("serializers", ())) != 1
+
+    @property
+    def is_result(self) -> bool:
+        """Whether the file itself says that it is a result: by a footer, or as one of the older format."""
+        return not self.older_format or self.pids is not None
 
     @property
     def blob_id(self) -> str | None:
@@ -54,20 +60,26 @@ def present(place: Place, folder: str, file: str) -> Present | None:
         except FileNotFoundError:  # it was overwritten, or removed, between two requests
             return present(place, folder, file)
         known = footer.record if footer else {}
-        pids = _pids(place, folder, file) if footer is None or len(known["serializers"]) > 1 else []
+        is_asked = len(known["serializers"]) > 1 if footer else _may_be_older(source)
+        pids = _pids(place, folder, file) if is_asked else [] if footer else None
     side = place.side_folder(folder, known.get("blob_id", ""))
     size = record.size_of(source.size, known)
     is_copy = footer is not None and file not in names.candidates(names.from_text(known["task"]))
     return Present(known, size, record.logical_size_of(size, known), pids, side, footer is None, is_copy)
 
 
-def _pids(place: Place, folder: str, file: str) -> list[tuple[str, Any]]:
+def _may_be_older(source: Source) -> bool:
+    """Tell whether a file may be of the older format: a pickle, which ends in a point, and 20 bytes."""
+    return source.tail(21)[:1] == b"."
+
+
+def _pids(place: Place, folder: str, file: str) -> list[tuple[str, Any]] | None:
     try:
         blob = _blob.read_blob(place.load(folder, file))
         return _codec.persistent_ids(blob.stream, blob.buffers)
     except Exception as error:  # whatever is wrong with a result that goes away, it goes away
-        _log.warning("a damaged result goes, of which it is not known which side files go with it: %s", str(error))
-        return []
+        _log.debug("nothing is known of the side files of %s/%s: %s", folder, file, str(error))
+        return None
 
 
 def remove(
@@ -77,11 +89,32 @@ def remove(
     at: tuple[str, str],
     why: Mapping[str, Any] | None = None,
     planned: str | None = None,
+    is_recorded: Callable[[], bool] | None = None,
 ) -> None:
-    """Remove what is stored in a folder and file, if it is still the planned blob; record that, and why."""
+    """Remove what is stored in a folder and file; record that, and why.
+
+    Parameters
+    ----------
+    place, registry, names_fields, at
+        Where, with which serializers, under which names.
+    why : mapping, optional
+        What the event says of the reason.
+    planned : str, optional
+        The id of the blob that is meant.
+    is_recorded : callable, optional
+        Tells whether the catalog has a result of that name: a file that does not say that it is one, since it is
+        damaged or somebody's notes, goes only then. Without it, it goes.
+
+    Raises
+    ------
+    TaskNotFound
+        If nothing is there, another blob than the planned one, or a file that is no result.
+    """
     folder, file = at
     found = present(place, folder, file)
     if found is None or (planned and found.blob_id not in (None, planned)):
+        raise TaskNotFound
+    if is_recorded is not None and not found.is_result and not is_recorded():
         raise TaskNotFound
     fields = record.fragment(
         replaces=found.blob_id,
@@ -106,7 +139,9 @@ def forget(gone: Present, registry: _codec.Registry, folder: str, file: str) -> 
     """Delete the side files of a result that was overwritten or removed."""
     if gone.is_copy:
         return
-    for name, pid in gone.pids:
+    if gone.pids is None:
+        _log.warning("%s/%s was damaged: which side files went with it is not known", folder, file)
+    for name, pid in gone.pids or ():
         serializer = registry.by_name.get(name)
         try:
             if serializer is not None:

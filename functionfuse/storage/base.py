@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import cache
 from typing import Any, Literal
 
 from catalog import ids, record
@@ -310,7 +311,8 @@ class Storage(Catalogued):
         task_name : str, optional
             The task, by its exact name.
         pattern : str, optional
-            A glob as in `list_tasks`; where it is given, `task_name` is not looked at.
+            A glob as in `list_tasks`; where it is given, `task_name` is not looked at. Files beside the results that
+            are none, such as notes, stay.
 
         Raises
         ------
@@ -324,10 +326,11 @@ class Storage(Catalogued):
                 raise TypeError(f"a pattern is a string such as 'fit_*', not {pattern!r}")
             match = re.compile(fnmatch.translate(pattern)).match
             found = [each for each in _lookup.stored(self._place, workflow_name).items() if match(each[0])]
+            recorded = cache(lambda: set(self.list_tasks(workflow_name)))  # asked for if a file does not say what it is
 
             def remove(each: tuple[str, tuple[str, str]]) -> None:
-                with suppress(TaskNotFound):  # another process was quicker
-                    self._remove(workflow_name, *each)
+                with suppress(TaskNotFound):  # another process was quicker, or it is no result
+                    self._remove(workflow_name, *each, is_recorded=lambda: each[0] in recorded())
 
             self._place.each(remove, found)
         elif task_name is not None:
@@ -336,7 +339,7 @@ class Storage(Catalogued):
             raise TypeError("remove_task needs a task_name or a pattern; remove_workflow removes all")
 
     def remove_workflow(self, workflow_name: str) -> None:
-        """Remove all results of a workflow.
+        """Remove all results of a workflow, and its folder, unless files are left there that are no results.
 
         Raises
         ------
@@ -449,9 +452,11 @@ class Storage(Catalogued):
         at: tuple[str, str],
         why: Mapping[str, Any] | None = None,
         planned: str | None = None,
+        is_recorded: Callable[[], bool] | None = None,
     ) -> None:
+        names_fields = record.name_fields(workflow_name, task_name)
         try:
-            _removal.remove(self._place, self._registry, record.name_fields(workflow_name, task_name), at, why, planned)
+            _removal.remove(self._place, self._registry, names_fields, at, why, planned, is_recorded)
         except FileNotFoundError as error:  # `TaskNotFound`, or another process was quicker
             message = f"nothing is stored there ({self._place.path(*at)})"
             raise named(TaskNotFound(message), workflow_name, task_name) from error
