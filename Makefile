@@ -6,6 +6,7 @@ SUPPORTED := 3.10 3.11 3.12 3.13
 
 DEV := requirements/dev-$(VERSION).txt
 OLDEST := requirements/oldest-$(VERSION).txt
+TORCH := requirements/torch-$(VERSION).txt
 BIN := .venv/bin
 
 # An environment is built from its lock alone, and built again when the lock changes;
@@ -13,12 +14,15 @@ BIN := .venv/bin
 # is touched last, so that a broken-off build is not taken for one.
 LOCKED := .venv/locked-$(VERSION)
 LOCKED_OLDEST := .venv-oldest/locked-$(VERSION)
+LOCKED_TORCH := .venv-torch/locked-$(VERSION)
 READY := .venv/ready-$(VERSION)
 READY_OLDEST := .venv-oldest/ready-$(VERSION)
+READY_TORCH := .venv-torch/ready-$(VERSION)
 
 # -qq: pip's warnings are about the machine's configuration; errors are still shown. Everything is compiled once, here:
 # where Python may not write bytecode (PYTHONDONTWRITEBYTECODE), each of the tests' many processes would do it again.
-INSTALL := -m pip install -qq --disable-pip-version-check --no-deps
+PIP := -m pip install -qq --disable-pip-version-check
+INSTALL := $(PIP) --no-deps
 FROM_LOCK := --require-hashes --only-binary :all: -r
 FROM_HERE := --no-build-isolation --editable .
 COMPILE := --quiet --python-platform linux --only-binary :all: --generate-hashes \
@@ -34,10 +38,11 @@ PARALLEL := -n auto --dist loadfile
 ORDERED := $(PARALLEL) --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types docs wheel coverage bench format lock clean graphviz .venv .venv-oldest
+.PHONY: help demo test test-torch check lint types docs wheel coverage bench format lock clean graphviz
+.PHONY: .venv .venv-oldest .venv-torch
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
 demo: $(READY) ## run the example workflow: model selection on a real data set
 	@$(BIN)/python examples/model_selection.py
@@ -45,6 +50,10 @@ demo: $(READY) ## run the example workflow: model selection on a real data set
 test: $(READY) $(READY_OLDEST) graphviz ## run all tests, and the quick ones on the oldest DuckDB too
 	FUNCTIONFUSE_OLDEST_PYTHON=$(CURDIR)/.venv-oldest/bin/python $(BIN)/python -m pytest $(ORDERED) -m "not wheel"
 	.venv-oldest/bin/python -m pytest $(PARALLEL) -m "not slow and not wheel" $(NOT_ON_OLDEST)
+
+# A test that is skipped here is tested nowhere.
+test-torch: $(READY_TORCH) ## run the tests of PyTorch's tensors, in an environment of their own
+	FUNCTIONFUSE_SKIP_NOTHING=1 .venv-torch/bin/python -m pytest tests/test_torch.py
 
 check: lint types ## lint, types and the quick tests, in under two minutes
 	$(BIN)/python -m pytest $(ORDERED) -m "not slow and not wheel"
@@ -80,18 +89,21 @@ bench: $(READY) ## measure against the bare floor and the alternatives; prints r
 lock: $(addprefix lock-,$(SUPPORTED)) ## compile requirements/*.txt anew; newer versions with LOCK_FLAGS=--upgrade
 
 lock-%: $(READY)
-	@echo "requirements/dev-$*.txt, oldest-$*.txt"
+	@echo "requirements/dev-$*.txt, oldest-$*.txt, torch-$*.txt"
 	@$(BIN)/uv pip compile $(COMPILE) --python-version $* \
 	  --extra s3 --extra dask --extra dataframe --extra polars --extra xarray --extra graph pyproject.toml requirements/dev.in -o requirements/dev-$*.txt >/dev/null
 	@$(BIN)/uv pip compile $(COMPILE) --python-version $* \
 	  --resolution lowest-direct pyproject.toml requirements/tests.in -o requirements/oldest-$*.txt >/dev/null
+	@$(BIN)/uv pip compile $(COMPILE) --python-version $* \
+	  pyproject.toml requirements/torch.in -o requirements/torch-$*.txt >/dev/null
 
 clean: ## remove what the other targets made, the environments too
-	rm -rf .venv .venv-oldest build dist docs/_build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-torch build dist docs/_build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv: $(READY)
 .venv-oldest: $(READY_OLDEST)
+.venv-torch: $(READY_TORCH)
 
 $(LOCKED): $(DEV)
 	@echo "Building .venv for Python $(VERSION): a minute or two."
@@ -107,12 +119,26 @@ $(LOCKED_OLDEST): $(OLDEST)
 	@.venv-oldest/bin/python $(INSTALL) $(FROM_LOCK) $(OLDEST)
 	@touch $@
 
+# PyTorch comes last, with what its build for this machine needs beyond the lock (requirements/README.md).
+$(LOCKED_TORCH): $(TORCH) requirements/torch.txt
+	@echo "Building .venv-torch for Python $(VERSION): a minute or two, much longer where PyTorch comes with CUDA."
+	@rm -rf .venv-torch
+	@$(PYTHON) -m venv .venv-torch
+	@.venv-torch/bin/python $(INSTALL) $(FROM_LOCK) $(TORCH)
+	@.venv-torch/bin/python $(PIP) --only-binary :all: -r requirements/torch.txt || { \
+	  echo "PyTorch as in requirements/torch.txt cannot be installed for Python $(VERSION) here; its tests run where it can."; exit 1; }
+	@touch $@
+
 $(READY): $(LOCKED) pyproject.toml
 	@$(BIN)/python $(INSTALL) $(FROM_HERE)
 	@touch $@
 
 $(READY_OLDEST): $(LOCKED_OLDEST) pyproject.toml
 	@.venv-oldest/bin/python $(INSTALL) $(FROM_HERE)
+	@touch $@
+
+$(READY_TORCH): $(LOCKED_TORCH) pyproject.toml
+	@.venv-torch/bin/python $(INSTALL) $(FROM_HERE)
 	@touch $@
 
 requirements/%-$(VERSION).txt:

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -57,6 +57,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         item.stash[FAILED] = True
     return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run that skips a test where nothing may be skipped: a green run shall mean that it was tested."""
+    reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("FUNCTIONFUSE_SKIP_NOTHING") and reporter is not None and reporter.stats.get("skipped"):
+        reporter.write_line("\nFAILED: FUNCTIONFUSE_SKIP_NOTHING is set, and tests were skipped")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def open_files() -> set[tuple[str, str]]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from checked import Checked
 
-from functionfuse.errors import DamagedResult, MissingDependency
+from functionfuse.errors import MissingDependency
 from functionfuse.serializers import _needed
 from functionfuse.serializers._defaults import installed_defaults
-from functionfuse.serializers.base import FILE_PROTOCOL, S3_PROTOCOL, generate_name
+from functionfuse.serializers.base import FILE_PROTOCOL, generate_name
 from functionfuse.serializers.numpyarray import NumpySerializer
 from functionfuse.serializers.tables import (
     ArrowBatchSerializer,
@@ -30,44 +30,6 @@ np = pytest.importorskip("numpy")
 pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")
 pa = pytest.importorskip("pyarrow")
-
-
-class Checked(SerializerContract):
-    """The suite, and that no byte can change unnoticed: the serializers of this package check what they read."""
-
-    def test_a_changed_byte_is_never_data(self, tmp_path: Path) -> None:
-        """With any byte of a side file changed, the object is refused as damaged, or it is the same all the same."""
-        storage = self.open_storage(tmp_path)
-        sample = self.samples()[0]
-        storage.save("w", "t", sample)
-        refused = 0
-        for name, size in self.side_files(tmp_path).items():
-            original = (tmp_path / name).read_bytes()
-            for position in {0, size // 3, size // 2, size - 1}:
-                changed = bytearray(original)
-                changed[position] ^= 4
-                (tmp_path / name).write_bytes(changed)
-                try:
-                    assert self.equal(storage.read_task("w", "t"), sample)
-                except DamagedResult:
-                    refused += 1
-            (tmp_path / name).write_bytes(original)
-        assert refused
-
-    @pytest.mark.parametrize("workflow", ["fit", "fit[1]"])
-    def test_it_works_over_a_remote_file_system(self, workflow: str) -> None:
-        """Over the S3 protocol, with memory in place of S3, samples come back and are removed in any folder."""
-        fsspec = pytest.importorskip("fsspec")
-        client = fsspec.filesystem("memory")
-        folder = f"/{generate_name()}/{workflow}"
-        client.makedirs(folder)
-        protocols = {S3_PROTOCOL: {"client": client, "folder": f"memory://{folder}"}}
-        for sample in self.samples():
-            taken = self.serializer.pickle(sample, protocols)
-            assert taken is not None
-            assert self.equal(self.serializer.unpickle(taken[1], protocols), sample)
-            self.serializer.remove(taken[1], protocols)
-        assert client.find(folder) == []
 
 
 class TestNumpy(Checked):
@@ -391,69 +353,6 @@ class TestXarrayArray(TestXarrayDataset):
         return [xr.DataArray([1, 2], dims="x", name="x"), xr.DataArray([1, 2], dims="values")]
 
 
-@pytest.mark.slow
-class TestTorch(Tables):
-    """Tensors of PyTorch, which the locked environments lack: it is too large for them."""
-
-    attribute = "TorchSerializer"
-
-    @pytest.fixture(autouse=True)
-    def _set(self) -> None:
-        pytest.importorskip("torch")
-        pytest.importorskip("safetensors")
-        from functionfuse.serializers import torchtensor
-
-        type(self).serializer = getattr(torchtensor, self.attribute)
-
-    def samples(self) -> list[Any]:
-        """Return tensors of several shapes and dtypes."""
-        import torch
-
-        return [torch.rand(30, 400), torch.ones(2, dtype=torch.bfloat16, requires_grad=True), torch.empty(0, 3)]
-
-    def compare(self, one: Any, other: Any) -> None:
-        """Compare values, dtype and whether gradients are wanted."""
-        import torch
-
-        assert torch.equal(one, other)
-        assert (one.dtype, one.requires_grad) == (other.dtype, other.requires_grad)
-
-    def test_views_are_declined(self, tmp_path: Path) -> None:
-        """A view of a part of a tensor is pickled."""
-        import torch
-
-        storage = self.open_storage(tmp_path)
-        storage.save("w", "t", torch.arange(6)[2:])
-        assert storage.footer("w", "t").record["serializers"] == ["pickle"]
-        assert storage.read_task("w", "t").tolist() == [2, 3, 4, 5]
-
-
-@pytest.mark.slow
-class TestTorchState(TestTorch):
-    """State dicts of PyTorch."""
-
-    attribute = "TorchStateSerializer"
-
-    def samples(self) -> list[Any]:
-        """Return the state of two layers."""
-        import torch
-
-        return [torch.nn.Linear(30, 40).state_dict(), torch.nn.BatchNorm1d(4).state_dict()]
-
-    def compare(self, one: Any, other: Any) -> None:
-        """Compare names, tensors and versions."""
-        assert list(one) == list(other)
-        for key, tensor in one.items():
-            super().compare(tensor, other[key])
-        assert one._metadata == other._metadata
-
-    def test_views_are_declined(self, tmp_path: Path) -> None:
-        """Ordered dictionaries of anything else are pickled."""
-        storage = self.open_storage(tmp_path)
-        storage.save("w", "t", OrderedDict(a=1))
-        assert storage.footer("w", "t").record["serializers"] == ["pickle"]
-
-
 class Text:
     """What the third party's serializer takes over."""
 
@@ -602,7 +501,7 @@ def test_the_work_is_not_done_twice_for_cloudpickle(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_summaries(tmp_path: Path) -> None:
-    """The catalog knows sizes, columns, types and bytes of what Dask, Xarray and PyTorch hold, without reading it."""
+    """The catalog knows sizes, columns, types and bytes of what Dask and Xarray hold, without reading it."""
     dd = pytest.importorskip("dask.dataframe")
     xr = pytest.importorskip("xarray")
     storage = FileStorage(tmp_path)
@@ -615,6 +514,3 @@ def test_summaries(tmp_path: Path) -> None:
         {"sizes": {"t": 4}, "variables": {"v": "float64"}, "bytes": 32},
         {"shape": [2, 3], "dtype": "float32", "sizes": {"p": 2, "q": 3}, "bytes": 24},
     ]
-    torch = pytest.importorskip("torch")
-    storage.save("w", "d", torch.zeros(2, 3))
-    assert storage.footer("w", "d").record["summary"] == {"shape": [2, 3], "dtype": "torch.float32", "bytes": 24}
