@@ -9,8 +9,10 @@ from operator import attrgetter
 from typing import Any
 
 from functionfuse._arguments import Reference
-from functionfuse.errors import CyclicGraph, DuplicateName, InvalidLeaf
+from functionfuse.errors import CyclicGraph, DuplicateName, InvalidLeaf, NoSuchNode
 from functionfuse.workflow import Node, checked_name, undecorated
+
+_MOST_NAMES = 10_000  # among which near ones are looked for: some tens of milliseconds
 
 
 class BaseWorkflow:
@@ -104,6 +106,31 @@ class BaseWorkflow:
         except (re.error, TypeError) as error:
             raise ValueError(f"{regex!r} is not a regular expression for node names: {error}") from error
         return [node for name, node in self.graph_traversal() if matches(name)]
+
+    def picked_nodes(self, regex: str | re.Pattern[str]) -> list[Node]:
+        """Return the nodes whose names match, as `find_nodes` does, where a pattern without a match is a mistake.
+
+        Parameters
+        ----------
+        regex : str or re.Pattern
+            A regular expression that matches the whole name.
+
+        Returns
+        -------
+        list of Node
+            One or more.
+
+        Raises
+        ------
+        NoSuchNode
+            If no name matches; it names the nearest ones.
+        ValueError
+            If `regex` is not a regular expression.
+        """
+        nodes = self.find_nodes(regex)
+        if not nodes:
+            raise NoSuchNode(_nothing_matches(regex, [name for name, _ in self.graph_traversal()], self.workflow_name))
+        return nodes
 
     def replace_func(self, node: Reference, func: Callable[..., Any]) -> None:
         """Call `func` for a node instead of its own function, in this workflow only.
@@ -205,6 +232,19 @@ def _in_dependency_order(graph: dict[Node, list[Node]]) -> list[Node]:
         nodes.append(heapq.heappop(ready)[1])
         sorter.done(nodes[-1])
     return nodes
+
+
+def _nothing_matches(regex: str | re.Pattern[str], names: list[str], workflow_name: str) -> str:
+    """Return what is said where a pattern matches no name: which ones are near, and whether it is a name itself."""
+    import difflib  # on use: a typing error is rare
+
+    text = regex if isinstance(regex, str) else regex.pattern
+    message = f"no node of workflow {workflow_name!r} has a name that matches {text!r} as a whole"
+    if text in names:
+        return f"{message}. There is a node of that name: as a regular expression it is {re.escape(text)!r}"
+    if near := difflib.get_close_matches(text, names[:_MOST_NAMES], n=3):
+        return f"{message}. Near to it: {', '.join(map(repr, near))}"
+    return f"{message}. There are, among others: {', '.join(map(repr, names[:3]))}"
 
 
 def _described(node: Node) -> str:

@@ -7,6 +7,7 @@ FunctionFuseError
 │   ├── CyclicGraph (ValueError)       a node needs its own result
 │   ├── InvalidLeaf (TypeError)        a leaf that is no node, or no leaf at all
 │   ├── NestedCall (TypeError)         a decorated function returned a node instead of a value
+│   ├── NoSuchNode (LookupError)       a pattern that no node's name matches
 │   ├── NotRun (RuntimeError)          the result of a node that no run has reached
 │   ├── StaleResult (RuntimeError)     a stored result is older than its code or inputs (on_stale="error")
 │   └── InfeasibleResources (RuntimeError)  no node of the cluster can ever run it
@@ -58,6 +59,10 @@ class InvalidLeaf(WorkflowError, TypeError):
 
 class NestedCall(WorkflowError, TypeError):
     """A decorated function called another one, and returned the node instead of a value."""
+
+
+class NoSuchNode(WorkflowError, LookupError):
+    """A pattern is meant to pick nodes, and no node's name matches it."""
 
 
 class NotRun(WorkflowError, RuntimeError):

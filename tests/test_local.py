@@ -25,6 +25,7 @@ from functionfuse.errors import (
     DuplicateName,
     InvalidLeaf,
     InvalidPickle,
+    NoSuchNode,
     NotRun,
     StorageUnusable,
     UnpicklableResult,
@@ -947,7 +948,6 @@ def diamond() -> Any:
         ("left", ["left", "bottom"]),
         ("top", ["top", "left", "right", "bottom"]),
         (re.compile("b.*"), ["bottom"]),
-        ("lef", []),
         (".*t", ["left", "right", "bottom"]),
     ],
 )
@@ -988,6 +988,23 @@ def test_recompute_leaves_alone_what_no_leaf_needs(storage: FileStorage) -> None
     calls()
     flow(leaf, storage=storage).run(recompute="child|leaf")
     assert calls() == ["leaf"]
+
+
+@pytest.mark.parametrize(
+    ("regex", "said"),
+    [
+        ("lef", r"'lef' as a whole\. Near to it: 'left'"),
+        (re.compile("lef"), "Near to it: 'left'"),
+        ("fit (v2)", r"There is a node of that name: as a regular expression it is 'fit\\\\ \\\\\(v2\\\\\)'"),
+        ("zzzzzzzz", "There are, among others: 'top', 'left', 'right'"),
+    ],
+)
+def test_recompute_refuses_a_pattern_without_a_match(storage: FileStorage, regex: Any, said: str) -> None:
+    """A pattern that matches no node is an error that names the nearest ones, and nothing runs."""
+    leaves = (diamond(), named("fit (v2)"))
+    with pytest.raises(NoSuchNode, match=said):
+        flow(*leaves, storage=storage).run(recompute=regex)
+    assert calls() == []
 
 
 def test_recompute_needs_a_regular_expression(storage: FileStorage) -> None:

@@ -135,6 +135,16 @@ def run(*leaves: Any, storage: FileStorage | None = None, **options: Any) -> Any
 # Results
 
 
+@pytest.mark.parametrize("ask", ["query", "set_plugin"])
+def test_a_query_without_a_match_is_said(ask: str) -> None:
+    """Options for nodes that are not there are a warning at the line that sets them, with the nearest names."""
+    graph = RayWorkflow(give(1).set_name("given"), workflow_name="w")
+    more = () if ask == "query" else (InitializerPlugin(int),)
+    with pytest.warns(UserWarning, match="matches 'givne' as a whole.*'given'.*set for none") as caught:
+        getattr(graph, ask)("givne", *more)
+    assert caught[0].filename == __file__
+
+
 def test_results_are_those_of_a_local_run(storage: FileStorage, tmp_path: Path) -> None:
     """Nested arguments, items, keywords and several leaves give what LocalWorkflow gives."""
     pair = give((1, {"k": [2, 3]}))

@@ -89,7 +89,7 @@ class Run(ABC):
         self._storage = settings.storage
         self._name = workflow.workflow_name
         self._nodes = workflow.ordered()
-        self._anew = self._below(workflow.find_nodes(recompute)) if recompute is not None else set()
+        self._anew = self._below(workflow.picked_nodes(recompute)) if recompute is not None else set()
         self._stored = self._storage.stored(self._name) if self._storage else set()
         self._provenance = Provenance(workflow, self._nodes) if self._storage else None
         self._kept = {node for node in self._nodes if self._is_kept(node)}

@@ -51,6 +51,8 @@ class LocalWorkflow(StoredWorkflow):
         ------
         CyclicGraph, DuplicateName
             If the graph cannot be run; before anything runs.
+        NoSuchNode
+            If `recompute` matches no node's name.
         StaleResult
             If a stored result that is needed is out of date, with ``on_stale="error"``.
 

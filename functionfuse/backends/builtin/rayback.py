@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from functionfuse.backends._ray_run import RayRun
 from functionfuse.backends._ray_settings import RaySettings
 from functionfuse.backends._stored import StoredWorkflow
 from functionfuse.backends.plugins import Plugin
+from functionfuse.errors import NoSuchNode
 from functionfuse.workflow import Node
 
 
@@ -140,18 +142,27 @@ class RayWorkflow(StoredWorkflow):
         Returns
         -------
         Query
-            The nodes that there are now.
+            The nodes that there are now. A `UserWarning` says that there is none.
 
         Raises
         ------
         ValueError
             If it is not a regular expression.
         """
-        return Query(self.find_nodes(regex), self._options, self._plugins)
+        return Query(self._picked(regex), self._options, self._plugins)
+
+    def _picked(self, regex: str | re.Pattern[str] | None) -> list[Node]:
+        if regex is None:
+            return self.find_nodes()
+        try:
+            return self.picked_nodes(regex)
+        except NoSuchNode as error:  # one script may set up workflows that have such nodes, and others
+            warnings.warn(f"{error}: what is set for them is set for none", UserWarning, stacklevel=3)
+            return []
 
     def set_plugin(self, pattern: str | re.Pattern[str], plugin: Plugin) -> None:
         """Let a plugin prepare the nodes whose whole names match, as ``query(pattern).set_plugin(plugin)`` does."""
-        self.query(pattern).set_plugin(plugin)
+        Query(self._picked(pattern), self._options, self._plugins).set_plugin(plugin)
 
     def run(
         self,
@@ -180,6 +191,8 @@ class RayWorkflow(StoredWorkflow):
         ------
         CyclicGraph, DuplicateName
             If the graph cannot be run; before anything runs.
+        NoSuchNode
+            If `recompute` matches no node's name.
         StaleResult
             If a stored result that is needed is out of date, with ``on_stale="error"``.
         InfeasibleResources
