@@ -16,13 +16,14 @@ from functools import partial
 from itertools import product
 
 from catalog import sides
+from catalog.declared import count_declared
 from catalog.errors import InvalidQuestion
 from catalog.examine import Examined, examine
 from catalog.folder import Folder
 from catalog.index import Index
 from catalog.names import candidates, decode, encode, from_text, to_text
 from catalog.repair import Repair
-from catalog.upkeep import Upkeep
+from catalog.upkeep import Stamp, Upkeep
 from catalog.verification import Finding, Row, Suspicion, Verification, report
 
 _ROUNDS = 5  # a name that changed as often within a verification is in use, and not damaged
@@ -46,7 +47,7 @@ class Check:
         self._index = index
         self._folder = folder
         self._upkeep = folder.upkeep()
-        self._counts = {"workflows": 0, "results": 0, "side_files": 0, "size": 0}
+        self._counts = {"workflows": 0, "results": 0, "side_files": 0, "size": 0, "unhashed": 0}
 
     def run(self, pattern: str) -> tuple[dict[str, int], list[Suspicion]]:
         """Return what was looked at, and the confirmed suspicions, of the workflows that match a glob."""
@@ -108,13 +109,16 @@ class Check:
             if only is None:
                 self._count(seen)
             yield from judge(place, seen)
+        if only is None:
+            self._counts["size"] += look.size
+            self._counts["unhashed"] += look.unhashed
         yield from look.orphans()
 
     def _count(self, seen: Examined | None) -> None:
         if seen is not None and seen.kind != "stranger":
             self._counts["results"] += 1
             self._counts["size"] += seen.size
-            self._counts["side_files"] += len(sides.declared(seen.record))
+            self._counts["side_files"] += count_declared(seen.record)
 
     def _ask(self, workflow: str) -> tuple[dict[str, Row], dict[str, str]]:
         """Return what the catalog lists of a workflow, and ids of what should be there by its history."""
@@ -134,6 +138,8 @@ class _Look:
     side_folders: set[Place]
     owners: set[str | None]  # ids of the blobs that side folders may belong to
     unknown: set[str]  # folders with results that cannot be read, so that nobody knows what they declare
+    size: int = 0  # bytes of side files that were checked
+    unhashed: int = 0  # side files without a digest
 
     def listed(self, task: str, row: Row, at: Place, seen: Examined | None) -> list[Suspicion]:
         """Return what is wrong with a result that the catalog lists."""
@@ -194,15 +200,28 @@ class _Look:
     def _side_faults(self, task: str | None, at: Place, seen: Examined, row: Row | None) -> list[Suspicion]:
         if seen.kind != "result":
             return []
-        found = sides.faults(self.upkeep, at[0], seen.record, self.side_folders)
-        return [self._side(kind, task, path, reason, _path(*at), row) for kind, path, reason in found]
+        found, size, unhashed = sides.examine(self.upkeep, at[0], seen.record, self.side_folders)
+        self.size += size
+        self.unhashed += unhashed
+        owner = "" if task is None else f"; it belongs to task {from_text(task)!r}"
+        stamp = seen.stamp  # with a damaged side file the whole result is
+        return [self._side(kind, task, path, reason + owner, _path(*at), row, stamp) for kind, path, reason in found]
 
-    def _side(self, kind: str, task: str | None, path: str, reason: str, at: str, row: Row | None = None) -> Suspicion:
+    def _side(
+        self,
+        kind: str,
+        task: str | None,
+        path: str,
+        reason: str,
+        at: str,
+        row: Row | None = None,
+        stamp: Stamp | None = None,
+    ) -> Suspicion:
         in_use = kind == "orphans" and not sides.is_quiet(self.upkeep, path)
         if in_use:
             reason += "; it changed within the last hour, so that a running save may own it"
         finding = Finding(from_text(self.workflow), task and from_text(task), path, reason, in_use)
-        return Suspicion(kind, finding, at, row)
+        return Suspicion(kind, finding, at, row, stamp)
 
 
 def _judge(row: Row, seen: Examined) -> tuple[str, str]:

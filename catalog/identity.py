@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 from catalog.errors import CatalogUnusable, NewerFormat
 from catalog.ids import new_id
 from catalog.names import CATALOG_FOLDER
 
-STORAGE_FORMAT = 1
+#: The layout that this version writes. The first is the same to a reader; 2 tells versions that do not know blobs of
+#: format 3, or what else may come to lie in a storage, to keep their hands off: they would quarantine it.
+STORAGE_FORMAT = 2
 #: Where it is, inside the storage.
 IDENTITY_FILE = f"{CATALOG_FOLDER}/storage.json"
 
@@ -25,6 +28,10 @@ class Identity:
 
     uuid: str
     format: int
+
+    def content(self) -> bytes:
+        """Return the content of the file of this storage in the layout that this version writes."""
+        return json.dumps({"uuid": self.uuid, "format": STORAGE_FORMAT}).encode()
 
 
 def read_identity(root: str) -> Identity | None:
@@ -68,7 +75,7 @@ def identity_in(content: bytes, root: str) -> Identity:
 
 def new_identity() -> bytes:
     """Return the content of a new storage's file."""
-    return json.dumps({"uuid": new_id(), "format": STORAGE_FORMAT}).encode()
+    return Identity(new_id(), STORAGE_FORMAT).content()
 
 
 def ensure_identity(root: str) -> Identity:
@@ -102,6 +109,37 @@ def ensure_identity(root: str) -> Identity:
     if identity is None:
         raise CatalogUnusable(f"{path} vanished while it was written")
     return identity
+
+
+def claim_identity(root: str) -> Identity:
+    """Return the identity of a storage that is about to be written to, which has this version's layout from now on.
+
+    Versions that know only an older layout refuse the storage afterwards; asking and reading do not change it.
+
+    Returns
+    -------
+    Identity
+        The one that is in the file when this returns.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    identity = ensure_identity(root)
+    if identity.format == STORAGE_FORMAT:
+        return identity
+    path = os.path.join(root, IDENTITY_FILE)
+    temporary = f"{path}.{new_id()}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(identity.content())
+        os.replace(temporary, path)  # of several processes that do so, all write the same
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    return Identity(identity.uuid, STORAGE_FORMAT)
 
 
 def _publish_first(temporary: str, path: str) -> None:

@@ -38,12 +38,11 @@ from typing import Any
 import xxhash
 
 from catalog.errors import DamagedFooter, LongerFooter, NewerFormat, NotABlob
+from catalog.kinds import Kind
 from catalog.names import to_text
 
-FORMAT = 1
-#: The format of a blob with compressed buffers, which readers of the first cannot tell from others.
-PACKED_FORMAT = 2
-_LATEST = PACKED_FORMAT
+#: The format of every blob that is written. Read are also 2, which only blobs with compressed buffers had, and 1.
+FORMAT = 3
 MAGIC = b"\x89FFb\r\n\x1a\n"
 PLAIN = 1
 
@@ -91,7 +90,7 @@ class Footer:
         return dict(json.loads(self.text))
 
 
-def close_blob(record: str, body_checksum: bytes, plain: bool, version: int = FORMAT) -> bytes:
+def close_blob(record: str, body_checksum: bytes, plain: bool) -> bytes:
     """Return the footer and trailer that make a body a blob.
 
     Parameters
@@ -102,8 +101,6 @@ def close_blob(record: str, body_checksum: bytes, plain: bool, version: int = FO
         XXH3-128 of the body, 16 bytes.
     plain : bool
         Whether the body is a pickle stream and nothing else.
-    version : int
-        `FORMAT` or `PACKED_FORMAT`.
 
     Returns
     -------
@@ -111,7 +108,7 @@ def close_blob(record: str, body_checksum: bytes, plain: bool, version: int = FO
         What stands behind the body.
     """
     footer = record.encode("ascii")
-    sealed = footer + _SEALED.pack(body_checksum, len(footer), version, PLAIN if plain else 0)
+    sealed = footer + _SEALED.pack(body_checksum, len(footer), FORMAT, PLAIN if plain else 0)
     return sealed + _SEAL.pack(xxhash.xxh3_64_intdigest(sealed), MAGIC)
 
 
@@ -152,8 +149,8 @@ def read_footer(tail: bytes | memoryview, size: int) -> Footer:
     sealed = bytes(tail[-span:-_SEAL_SIZE])
     if xxhash.xxh3_64_intdigest(sealed) != seal:
         raise DamagedFooter("the footer's checksum is wrong")
-    if version > _LATEST:  # not damage, which might claim any version
-        raise NewerFormat(f"the blob has format {version}, this version reads up to {_LATEST}: install a newer one")
+    if version > FORMAT:  # not damage, which might claim any version
+        raise NewerFormat(f"the blob has format {version}, this version reads up to {FORMAT}: install a newer one")
     return Footer(sealed[:footer_size], size - span, checksum, bool(flags & PLAIN), version)
 
 
@@ -176,13 +173,13 @@ def name_fields(workflow: str, task: str | None) -> str:
     return fields if task is None else f'{fields},"task":{quote(task)}'
 
 
-def event_line(event: str, event_id: str, seconds: float, fields: str) -> str:
+def event_line(event: Kind | str, event_id: str, seconds: float, fields: str) -> str:
     """Return the journal's line of an event that is no save.
 
     Parameters
     ----------
-    event : str
-        Its kind.
+    event : Kind or str
+        Its kind; `ValueError` if there is no such kind.
     event_id : str
         Its id.
     seconds : float
@@ -196,7 +193,7 @@ def event_line(event: str, event_id: str, seconds: float, fields: str) -> str:
         One JSON object, without the line's end.
     """
     moment = utc_text(seconds)
-    return f'{{"event":"{event}","event_id":"{event_id}","time":"{moment}",{fields},{machine_fields()}}}'
+    return f'{{"event":"{Kind(event).value}","event_id":"{event_id}","time":"{moment}",{fields},{machine_fields()}}}'
 
 
 def utc_text(seconds: float) -> str:
@@ -258,7 +255,12 @@ def _python() -> str:
 
 def size_of(file_size: int, record: Mapping[str, Any]) -> int:
     """Return the bytes that a result takes: its blob and the side files that it declares."""
-    return file_size + sum(int(side["size"]) for side in record.get("side_files") or ())
+    return file_size + sum(int(side["size"]) for side in record.get("side_files") or ()) + _listed_apart(record)
+
+
+def _listed_apart(record: Mapping[str, Any]) -> int:
+    about = record.get("side_list")  # where there are too many for the footer
+    return int(about["size"]) + int(about["bytes"]) if about else 0
 
 
 def logical_size_of(size: int, record: Mapping[str, Any]) -> int:

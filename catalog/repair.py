@@ -15,6 +15,7 @@ from dataclasses import replace
 from catalog import sides
 from catalog.ids import new_id
 from catalog.index import Index
+from catalog.kinds import Kind
 from catalog.names import SIDE_FOLDER, to_text
 from catalog.record import event_line, fragment, name_fields, utc_text
 from catalog.upkeep import Changed, Upkeep
@@ -94,7 +95,7 @@ class Repair:
         if stamp is None or self._upkeep.stamp(path) != stamp:
             return "left: it changed since"
         self._upkeep.check_movable(path)
-        to = self._note(suspicion)
+        to = self._note(suspicion, path)
         line = _removal(suspicion, {"reason": "quarantined", "why": suspicion.finding.reason, "to": to})
         try:
             self._upkeep.tell(path, line, lambda: self._upkeep.move(path, to, stamp))
@@ -118,12 +119,12 @@ class Repair:
         self._upkeep.check_movable(path)
         if suspicion.finding.perhaps_in_use or not sides.is_quiet(self._upkeep, path):
             return "left: it may be in use"
-        to = self._note(suspicion)
+        to = self._note(suspicion, path)
         self._upkeep.move_all(path, to)
         return f"moved to {to}"
 
-    def _note(self, suspicion: Suspicion) -> str:
-        """Leave a note about a file in the quarantine, and return where the file goes."""
+    def _note(self, suspicion: Suspicion, path: str) -> str:
+        """Leave a note in the quarantine, and return where the file with that path goes."""
         moment = utc_text(time.time())
         name = f"{moment[:19].replace('-', '').replace(':', '')}Z-{new_id()}"
         folder = f"{self._upkeep.quarantine}/{name}"
@@ -133,7 +134,7 @@ class Repair:
             about |= {key: value for key, value in suspicion.row._asdict().items() if value is not None}
         text = json.dumps({key: _text(value) for key, value in about.items()}, indent=2)
         self._upkeep.write(f"{folder}/about.json", text.encode("utf-8"))
-        return f"{folder}/{suspicion.finding.path}"
+        return f"{folder}/{path}"
 
 
 def _text(value: object) -> object:
@@ -152,4 +153,4 @@ def _removal(suspicion: Suspicion, details: dict[str, str]) -> str:
         details=said,
     )
     names = name_fields(finding.workflow, finding.task)
-    return event_line("remove", new_id(blob_id), time.time(), f"{names},{fields}")
+    return event_line(Kind.REMOVE, new_id(blob_id), time.time(), f"{names},{fields}")

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from catalog.declared import declared
 from catalog.errors import InvalidQuestion
 from catalog.folder import Folder, Unreadable
 from catalog.names import candidates, from_text
-from catalog.sides import declared, side_path
+from catalog.sides import content_of, side_path
 
 if TYPE_CHECKING:
     import duckdb
@@ -106,7 +107,7 @@ class _Result:
         while True:
             side = side_path(folder, record["blob_id"])
             try:
-                return stack.enter_context(self._storage.fetched(side, self._parts(record)))
+                return stack.enter_context(self._storage.fetched(side, self._parts(record, side)))
             except Unreadable:
                 raise self._elsewhere() from None
             except FileNotFoundError as error:
@@ -128,8 +129,9 @@ class _Result:
                     return folder, json.loads(found.line)
         raise InvalidQuestion(f"{self._table}: nothing is stored under these names")
 
-    def _parts(self, record: Mapping[str, Any]) -> Sequence[str]:
-        parts = sorted(part for part in declared(record) if part.endswith(_SUFFIX))
+    def _parts(self, record: Mapping[str, Any], side: str) -> Sequence[str]:
+        files = declared(record, lambda name: content_of(self._storage.upkeep(), f"{side}/{name}"))
+        parts = sorted(file.name for file in files if file.name.endswith(_SUFFIX))
         if not parts:
             written = ", ".join(record["serializers"])
             raise InvalidQuestion(

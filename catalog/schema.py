@@ -143,7 +143,9 @@ _EXPRESSIONS = {
 }
 _BATCH_FIELDS = ", ".join(_EXPRESSIONS.get(column.name, f'row."{column.name}"') for column in BATCH)
 
-_KNOWN = ", ".join(f"'{name}'" for name in (*(column.name for column in BATCH), "lineage", "side_files"))
+# What only blobs need to tell: a compacted journal does without.
+_OF_BLOBS = ("lineage", "scheme", "side_files", "side_list", "side_digest")
+_KNOWN = ", ".join(f"'{name}'" for name in (*(column.name for column in BATCH), *_OF_BLOBS))
 
 
 def select_batch(more: str = "") -> str:

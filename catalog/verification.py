@@ -49,13 +49,16 @@ class Verification:
     workflows, results, side_files : int
         How many were looked at.
     size : int
-        Bytes that were read and checked.
+        Bytes that were read and checked, of blobs and side files.
+    unhashed : int
+        Side files that have no digest, of which only the size was checked: of blobs of formats 1 and 2, and what a
+        serializer wrote to a bucket past this package.
     missing : tuple of Finding
         Results that were saved and never removed, and whose file is gone.
     unlisted : tuple of Finding
         Results that the catalog does not list, or not with the blob that is there.
     damaged : tuple of Finding
-        Files whose bytes are not those that were saved.
+        Files whose bytes are not those that were saved, side files too: then the result is damaged.
     lost : tuple of Finding
         Side files that a result declares and that are gone, or have another size.
     orphans : tuple of Finding
@@ -72,6 +75,7 @@ class Verification:
     results: int
     side_files: int
     size: int
+    unhashed: int = 0
     missing: tuple[Finding, ...] = ()
     unlisted: tuple[Finding, ...] = ()
     damaged: tuple[Finding, ...] = ()
@@ -89,6 +93,7 @@ class Verification:
 
     def __str__(self) -> str:
         counted = f"{self.results} results in {self.workflows} workflows, {self.side_files} side files"
+        counted += f" ({self.unhashed} without a digest)" if self.unhashed else ""
         lines = [f"{'ok' if self.ok else 'faults found'}: {counted}, {self.size} bytes read"]
         for kind in KINDS:
             findings: tuple[Finding, ...] = getattr(self, kind)

@@ -41,7 +41,8 @@ def verify(context: click.Context, storage: str, workflow: str, repair: bool, fo
         (
             counted(report.results, "result"),
             counted(report.workflows, "workflow"),
-            counted(report.side_files, "side file"),
+            counted(report.side_files, "side file")
+            + (f" ({report.unhashed} without a digest)" if report.unhashed else ""),
             f"{human_size(report.size)} read",
         )
     )

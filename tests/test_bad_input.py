@@ -134,9 +134,9 @@ def test_a_folder_in_place_of_a_task(storage: FileStorage, root: Path) -> None:
 def test_a_storage_that_a_newer_version_laid_out(storage: FileStorage, root: Path) -> None:
     """A storage of a newer layout is refused with its version and the remedy, and nothing is written to it."""
     (root / ".catalog").mkdir(parents=True)
-    (root / ".catalog" / "storage.json").write_text('{"uuid": "018e0000-0000-7000-8000-000000000001", "format": 2}')
+    (root / ".catalog" / "storage.json").write_text('{"uuid": "018e0000-0000-7000-8000-000000000001", "format": 3}')
     for ask in (lambda: storage.save("w", "t", 1), lambda: storage.new_workflow("w")):
-        with pytest.raises(UnsupportedFormat, match=r"storage format 2.*up to 1.*install a newer functionfuse"):
+        with pytest.raises(UnsupportedFormat, match=r"storage format 3.*up to 2.*install a newer functionfuse"):
             ask()
     assert files(root) == {}
 

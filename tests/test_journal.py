@@ -67,7 +67,7 @@ def test_a_save_is_one_line_that_says_what_the_footer_says(storage: FileStorage,
     event = json.loads(line)
     (path,) = (path for path in root.glob("[!.]*/*") if path.is_file())
     record = read_blob(path.read_bytes()).record
-    assert event == {"event": "save", "format": 1, "size": path.stat().st_size, **record}
+    assert event == {"event": "save", "format": 3, "size": path.stat().st_size, **record}
 
 
 def test_a_removal_is_one_line(storage: FileStorage, root: Path) -> None:
@@ -354,7 +354,7 @@ def test_a_torn_line(storage: FileStorage, root: Path, journal_write: dict[str, 
     assert listed(storage) == before
     storage.save("w", "u", 1)
     torn, whole = segments(root).values()
-    assert torn[-1] == b'{"event":"save","format":1,"si'
+    assert torn[-1] == b'{"event":"save","format":3,"si'
     assert len(whole) == 1
     assert listed(storage) == lying(root)
     assert left_over(root) == []

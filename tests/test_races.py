@@ -287,7 +287,7 @@ def test_a_new_storage_has_one_identity(tmp_path: Path) -> None:
 
         at_once(*(save(worker) for worker in range(WORKERS)))
         identity = json.loads((root / ".catalog" / "storage.json").read_text())
-        assert identity["format"] == 1
+        assert identity["format"] == 2
         assert [path.name for path in (root / ".catalog").iterdir() if path.is_file()] == ["storage.json"]
         assert len(list((root / ".catalog" / "journal").iterdir())) == WORKERS
         assert [task for _, task, *_ in lying(root)] == [f"t{worker}" for worker in range(WORKERS)]

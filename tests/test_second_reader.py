@@ -285,8 +285,8 @@ def test_a_newer_format_is_refused(storage: FileStorage, root: Path, tmp_path: P
     storage.save("kept", "task", 1)
     path = root / "kept" / "task"
     data = bytearray(path.read_bytes())
-    assert int.from_bytes(data[-20:-18], "little") == 1
-    data[-20] = 3
+    assert int.from_bytes(data[-20:-18], "little") == 3
+    data[-20] = 4
     path.write_bytes(data)
     with pytest.raises(AssertionError, match=r"RuntimeError: .*newer version"):
         ask(root, tmp_path)
@@ -331,4 +331,4 @@ def test_compressed_buffers(encoding: dict[str, Any], storage: FileStorage, root
     sizes = storage.catalog.sql("SELECT format, size, logical_size FROM tasks").fetchall()
     size = (root / "kinds" / "packed").stat().st_size
     saved = sum(place[2] - place[1] for place in record["buffers"] if len(place) == 6)
-    assert sizes == [(2, size, size + saved)]
+    assert sizes == [(3, size, size + saved)]

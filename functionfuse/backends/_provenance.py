@@ -18,12 +18,14 @@ import xxhash
 
 from functionfuse._arguments import nodes_in, role_of
 from functionfuse.baseworkflow import BaseWorkflow
-from functionfuse.fingerprint import comparable, of_function, of_value
+from functionfuse.fingerprint import SCHEME, comparable, of_function, of_value
 from functionfuse.storage.base import Footer, quote
 from functionfuse.workflow import Item, Node, StandIn
 
 #: Bytecode differs between versions of Python, so that lineages can only be compared within one.
 _PYTHON = f"py{sys.version_info.major}.{sys.version_info.minor}"
+
+_SCHEME = f'"scheme":{quote(SCHEME)}'
 
 _Special = dict[type, Callable[[Any], str | None]]
 
@@ -84,7 +86,7 @@ class Provenance:
         inputs = ",".join([f"{quote(name)}:{_quote_or_null(value)}" for name, value in self._inputs(node)])
         parents = ",".join([quote(parent.get_name()) for parent in node.parents])
         lineage = self._inherited.get(node) or self._lineages[node]
-        return f'{self._code(node)[1]},"lineage":"{lineage}","inputs":{{{inputs}}},"parents":[{parents}]'
+        return f'{self._code(node)[1]},"lineage":"{lineage}","inputs":{{{inputs}}},"parents":[{parents}],{_SCHEME}'
 
     def staleness(self, node: Node, footer: Footer | None) -> str | None:
         """Return why a stored result is not what its node would give now; None if nothing speaks against it.

@@ -27,11 +27,11 @@ def new_store(sides: Sides, name: str, extra: str) -> Any:
     """Return Zarr's store over a new side folder."""
     zarr = needed("zarr", extra)
     if not sides.is_local:
-        return zarr.storage.FsspecStore.from_mapper(sides.mapper(name))
+        return _hashing()(zarr.storage.FsspecStore.from_mapper(sides.mapper(name)), sides, name)
     path = sides.path(name, "wb")
     os.unlink(path)  # the file only told the path
     os.mkdir(path)
-    return zarr.storage.LocalStore(path)
+    return _hashing()(zarr.storage.LocalStore(path), sides, name)
 
 
 def store(sides: Sides, name: str, extra: str) -> Any:
@@ -54,6 +54,44 @@ def check_all(group: Any, name: str) -> None:
     wanted = sum(array.nchunks for _, array in group.arrays())
     if held and held < wanted:
         raise SideFileMissing(f"of the {wanted} side files in {name}, {wanted - held} are gone")
+
+
+@cache
+def _hashing() -> Any:
+    """Return the class of a store that tells the digests of what is written to it; in other processes it does not."""
+    base: Any = needed("zarr.storage", "dask").WrapperStore
+
+    class Hashing(base):  # type: ignore[misc]  # Zarr is imported on use
+        def __init__(self, store: Any, sides: Any = None, folder: str = "") -> None:
+            super().__init__(store)
+            self._sides = sides
+            self._folder = folder
+
+        def _with_store(self, store: Any) -> Any:
+            return type(self)(store, self._sides, self._folder)
+
+        async def set(self, key: str, value: Any) -> None:
+            await super().set(key, value)
+            if self._sides is not None:
+                data = value.as_numpy_array().data
+                self._sides.note_digest(f"{self._folder}/{key}", data.nbytes, f"xxh3:{_hexdigest(data)}")
+
+        async def _set_many(self, values: Iterable[tuple[str, Any]]) -> None:
+            for key, value in values:
+                await self.set(key, value)
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _unhashed, (self._store,)
+
+    return Hashing
+
+
+def _unhashed(store: Any) -> Any:
+    return _hashing()(store)
+
+
+def _hexdigest(data: memoryview) -> str:
+    return xxhash.xxh3_128_hexdigest(data)
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import IO, Any
 import xxhash
 
 from functionfuse.errors import DamagedResult, InvalidPickle, SideFileMissing
-from functionfuse.serializers.base import FILE_PROTOCOL, S3_PROTOCOL
+from functionfuse.serializers.base import DIGESTS, FILE_PROTOCOL, S3_PROTOCOL
 
 _SMALL = 1 << 16  # bytes that are sooner read than mapped
 
@@ -36,6 +36,13 @@ class Sides:
         self._files = protocols.get(FILE_PROTOCOL)
         self._remote: Any = None if self._files is not None else protocols[S3_PROTOCOL]
         self.is_local = self._files is not None
+
+    def note_digest(self, name: str, size: int, digest: str) -> None:
+        """Tell the storage the digest of a side file that was hashed as it was written, where it wants to know."""
+        if self._files is None:
+            self._remote.get(DIGESTS, {})[name] = (size, digest)
+        elif (note := getattr(self._files, "note_digest", None)) is not None:
+            note(name, size, digest)
 
     def open(self, name: str, mode: str) -> IO[Any]:
         """Open a side file; `FileNotFoundError` or `SideFileMissing` where it is not there."""
@@ -66,7 +73,9 @@ class Sides:
         """Open a new side file that is hashed as it is written, and deleted if that fails."""
         try:
             with self.open(name, "wb") as file:
-                yield Hashed(file)
+                hashed = Hashed(file)
+                yield hashed
+            self.note_digest(name, hashed.tell(), f"xxh3:{hashed.checksum().hex()}")
         except BaseException:
             self.remove(name)
             raise

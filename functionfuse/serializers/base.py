@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 FILE_PROTOCOL = "file_protocol"
 #: Key of ``{"client": s3fs.S3FileSystem, "folder": "s3://..."}``.
 S3_PROTOCOL = "s3 protocol"
+#: Key, within the latter, of a dictionary for the digests of files that were hashed as they were written.
+DIGESTS = "digests"
 
 
 def generate_name() -> str:

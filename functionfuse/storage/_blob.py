@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from catalog.declared import Declaration, declare
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
 from catalog.record import Footer, footer_from, fragment, read_footer
 from functionfuse.errors import InvalidPickle, UnsupportedFormat
@@ -62,6 +63,7 @@ class BlobWriter:
         "_name",
         "_pieces",
         "_place",
+        "_side",
         "_waiting",
         "saved_by_packing",
         "size",
@@ -73,12 +75,22 @@ class BlobWriter:
         self._file: Temporary | None = None
         self._hash: _Hash | None = None
         self._name = name
+        self._side: Side | None = None
         self._begin()
 
     @property
     def side(self) -> Side:
-        """The folder for the files that serializers write beside the blob."""
-        return self._place.side_folder(self._at[0], self._name)
+        """The folder for the files that serializers write beside the blob; always the same, as it keeps digests."""
+        if self._side is None:
+            self._side = self._place.side_folder(self._at[0], self._name)
+        return self._side
+
+    def declare_sides(self) -> Declaration:
+        """Return how the side files are declared; where they are many, write their list beside them."""
+        declaration = declare(self.side.files(), self._name)
+        if declaration.list_name:
+            self.side.write(declaration.list_name, declaration.content)
+        return declaration
 
     def _begin(self) -> None:
         self._chunks: list[bytes] = []  # small ones, to be joined

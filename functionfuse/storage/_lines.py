@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from catalog import ids, names, record
+from catalog.kinds import Kind
 
 
 def moment() -> str:
@@ -14,7 +15,7 @@ def moment() -> str:
     return record.utc_text(time.time())
 
 
-def event(kind: str, fields: str, after: str | None = None) -> str:
+def event(kind: Kind | str, fields: str, after: str | None = None) -> str:
     """Return the line of an event, whose id is greater than `after`."""
     return record.event_line(kind, ids.new_id(after), time.time(), fields)
 

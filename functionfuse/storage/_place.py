@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from catalog.declared import SideFile
+
 T = TypeVar("T")
 
 
@@ -59,8 +61,11 @@ class Side(Protocol):
     def protocols(self) -> Mapping[str, Any]:
         """What serializers are given to reach them."""
 
-    def files(self) -> list[tuple[str, int]]:
-        """Return the name and size in bytes of every one, sorted by name."""
+    def files(self) -> list[SideFile]:
+        """Return name, size and digest of every one, sorted by name."""
+
+    def write(self, filename: str, data: bytes) -> None:
+        """Write one."""
 
     def remove(self, filename: str) -> None:
         """Delete one, or a folder of them; what is gone already is no error."""

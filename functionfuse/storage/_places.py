@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
+from catalog.declared import SideFile
 from catalog.errors import NewerFormat
-from catalog.identity import ensure_identity
+from catalog.identity import claim_identity
 from catalog.journal import journal_of
 from catalog.names import CATALOG_FOLDER, SIDE_FOLDER
 from functionfuse.errors import SideFileMissing, StorageUnusable, UnsupportedFormat
 from functionfuse.serializers.base import FILE_PROTOCOL
+from functionfuse.storage._digests import hashed
 from functionfuse.storage._memory import mapped, read_all
 from functionfuse.storage._place import Change, Place
 from functionfuse.storage._sync import sync_path, sync_tree
@@ -53,7 +55,7 @@ class LocalPlace(Place):
         """Make the folder of a workflow, and the storage itself if it is new."""
         try:
             _make_folders(f"{self.root}/{folder}")
-            ensure_identity(self.root)
+            claim_identity(self.root)
             if not self._rooms:
                 self.sweep()
             self._rooms.add(folder)
@@ -319,6 +321,7 @@ class SideFolder:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._digests: dict[str, tuple[int, str]] = {}  # of what was hashed as it was written
 
     @property
     def protocols(self) -> dict[str, SideFolder]:
@@ -348,8 +351,13 @@ class SideFolder:
                 return open(path, mode)
             except FileNotFoundError as error:
                 raise SideFileMissing(f"the side file {path} is gone") from error
+        self._digests.pop(self._relative(path), None)
         _make_folders(os.path.dirname(path))
         return open(path, mode)
+
+    def note_digest(self, filename: str, size: int, digest: str) -> None:
+        """Take note of the digest of a file that was hashed as it was written, so that it is not read again."""
+        self._digests[self._relative(self._inside(filename))] = (size, digest)
 
     def remove(self, filename: str) -> None:
         """Delete a side file, or a folder of them; one that is gone already is no error."""
@@ -359,14 +367,23 @@ class SideFolder:
         else:
             _unlink_present(path)
 
-    def files(self) -> list[tuple[str, int]]:
-        """Return the name and size in bytes of every file in the folder, sorted by name."""
+    def files(self) -> list[SideFile]:
+        """Return name, size and digest of every file in the folder, sorted by name.
+
+        What was not hashed as it was written (HDF5 goes back and forth, others' serializers write as they like) is
+        read once more, from memory: it was written just now.
+        """
         found = []
         for folder, _, names in os.walk(self.path):
             for name in names:
                 path = os.path.join(folder, name)
-                found.append((os.path.relpath(path, self.path), os.path.getsize(path)))
-        return sorted(found)
+                found.append((self._relative(path), os.path.getsize(path)))
+        return hashed(self.path, sorted(found), self._digests)
+
+    def write(self, filename: str, data: bytes) -> None:
+        """Write a file."""
+        with self.open(filename, "wb") as file:
+            file.write(data)
 
     def sync(self) -> None:
         """Have the file system put all that is in the folder on the medium."""
@@ -375,6 +392,9 @@ class SideFolder:
     def discard(self) -> None:
         """Delete the folder and all that is in it."""
         _delete_tree(self.path)
+
+    def _relative(self, path: str) -> str:
+        return path[len(self.path) + 1 :]
 
     def _inside(self, filename: str) -> str:
         path = os.path.normpath(os.path.join(self.path, filename))

@@ -10,16 +10,18 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from catalog.declared import SideFile
 from catalog.errors import CatalogUnusable, NewerFormat
-from catalog.identity import IDENTITY_FILE, identity_in, new_identity
+from catalog.identity import IDENTITY_FILE, STORAGE_FORMAT, identity_in, new_identity
 from catalog.names import SIDE_FOLDER
 from catalog.remote import pool
 from catalog.remote.bucket import Changed, Tail, Upload, is_transient
 from catalog.remote.journal import Deed, RemoteJournal, journal_at
 from catalog.remote.location import Location
 from functionfuse.errors import StorageUnusable, UnsupportedFormat
-from functionfuse.serializers.base import S3_PROTOCOL
+from functionfuse.serializers.base import DIGESTS, S3_PROTOCOL
 from functionfuse.storage._ahead import Ahead
+from functionfuse.storage._digests import noted
 from functionfuse.storage._memory import anonymous
 from functionfuse.storage._place import Change, Place
 
@@ -78,7 +80,9 @@ class RemotePlace(Place):
                 with suppress(FileExistsError):  # somebody was quicker
                     bucket.create(IDENTITY_FILE, new_identity())
                 content = bucket.get(IDENTITY_FILE)
-            identity_in(content, self.root)
+            identity = identity_in(content, self.root)
+            if identity.format < STORAGE_FORMAT:
+                bucket.put(IDENTITY_FILE, identity.content())
         except NewerFormat as error:
             raise UnsupportedFormat(str(error)) from error
         _known.add(known)
@@ -393,6 +397,7 @@ class RemoteSideFolder:
     def __init__(self, location: Location, prefix: str) -> None:
         self._location = location
         self._prefix = prefix
+        self._digests: dict[str, tuple[int, str]] = {}  # of what was hashed as it was written
 
     @property
     def protocols(self) -> dict[str, Any]:
@@ -400,12 +405,26 @@ class RemoteSideFolder:
         bucket = self._location.bucket()
         scheme = self._location.url.partition("://")[0]
         folder = f"{bucket.root}/{self._prefix}"
-        return {S3_PROTOCOL: {"client": bucket.filesystem, "folder": f"{scheme}://{folder}"}}
+        return {
+            S3_PROTOCOL: {
+                "client": bucket.filesystem,
+                "folder": f"{scheme}://{folder}",
+                DIGESTS: self._digests,
+            }
+        }
 
-    def files(self) -> list[tuple[str, int]]:
-        """Return the name and size in bytes of every file, sorted by name."""
+    def files(self) -> list[SideFile]:
+        """Return name, size and digest of every file, sorted by name.
+
+        What a serializer wrote past this package, by the client itself, has no digest: it would have to be fetched.
+        """
         entries = self._location.bucket().listing(f"{self._prefix}/").entries
-        return sorted((entry.key[len(self._prefix) + 1 :], entry.size) for entry in entries)
+        found = sorted((entry.key[len(self._prefix) + 1 :], entry.size) for entry in entries)
+        return [SideFile(name, size, noted(self._digests, name, size)) for name, size in found]
+
+    def write(self, filename: str, data: bytes) -> None:
+        """Write a file."""
+        self._location.bucket().put(f"{self._prefix}/{filename}", data)
 
     def remove(self, filename: str) -> None:
         """Delete a file, or a folder of them."""

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from catalog import names, record
+from catalog.kinds import Kind
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _blob, _codec, _lines
 from functionfuse.storage._place import Change, Place, Side, Source
@@ -126,7 +127,7 @@ def remove(
         fields += f',"logical_size":{found.logical_size}'
     if why:
         fields += f",{record.fragment(details=_lines.details(why))}"
-    line = _lines.event("remove", f"{names_fields},{fields}", after=found.blob_id)
+    line = _lines.event(Kind.REMOVE, f"{names_fields},{fields}", after=found.blob_id)
     after = partial(forget, found, registry, folder, file)
     place.commit(Change(at, line, lambda: place.remove(folder, file), _nothing, after))
 

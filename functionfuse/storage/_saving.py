@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from catalog import ids, names, record
+from catalog import ids, record
 from functionfuse.storage import _codec, _lines, _removal
 from functionfuse.storage._blob import BlobWriter
 from functionfuse.storage._describe import describe
@@ -95,15 +95,13 @@ def _write(writer: BlobWriter, registry: _codec.Registry, options: Options, obj:
     if dumped.serializers == ("pickle",):
         fields.append(_SERIALIZERS)
     else:
-        files = writer.side.files()
-        sides = [{"name": names.to_text(name), "size": size} for name, size in files]
-        side_size = sum(size for _, size in files)
-        fields.append(record.fragment(serializers=dumped.serializers, side_files=sides))
+        sides = writer.declare_sides()
+        side_size = sides.size
+        fields.append(f"{record.fragment(serializers=dumped.serializers)},{sides.fields}")
     fields.append(record.machine_fields())
     text = ",".join(fields)
     saved = writer.saved_by_packing
-    version = record.PACKED_FORMAT if saved is not None else record.FORMAT
-    footer = record.close_blob(f"{{{text}{layout}}}", checksum, plain, version)
+    footer = record.close_blob(f"{{{text}{layout}}}", checksum, plain)
     size = writer.finish(footer, options.fsync) + side_size
     logical = f'"logical_size":{size + saved},' if saved is not None else ""
-    return f'{{"event":"save","format":{version},"size":{size},{logical}{text}}}'
+    return f'{{"event":"save","format":{record.FORMAT},"size":{size},{logical}{text}}}'

@@ -232,7 +232,7 @@ def test_files_of_the_older_format(three: FileStorage) -> None:
     delete_catalog(three)
     assert task_rows(three.catalog) == before
     three.save("w", "old", "new")
-    assert [row["format"] for row in task_rows(three.catalog) if row["task"] == "old"] == [1]
+    assert [row["format"] for row in task_rows(three.catalog) if row["task"] == "old"] == [3]
 
 
 @pytest.mark.parametrize("seconds", [-1.5, -86_400, 0, 2**34 - 1])

@@ -189,7 +189,7 @@ def test_the_columns_of_a_save(storage: FileStorage) -> None:
     assert timedelta(seconds=-1) < row["saved_at"] - before < timedelta(minutes=1)
     assert str(row["blob_id"]) == blob_id(storage, "w", "t")
     assert row["checksum"] == f"xxh3:{path.read_bytes()[-40:-24].hex()}"
-    assert (row["format"], row["type"]) == (1, "dict")
+    assert (row["format"], row["type"]) == (3, "dict")
     assert row["value"] == '{"accuracy":0.5,"names":["a",null]}'
     assert row["summary"] == '{"length":2,"keys":["accuracy","names"]}'
     assert (row["pid"], row["host"]) == (os.getpid(), os.uname().nodename)
