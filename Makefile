@@ -1,4 +1,5 @@
-# `make` lists the targets. Nothing is needed but make and a python3 from 3.10 to 3.13 with venv and pip.
+# `make` lists the targets. Nothing is needed but make and a python3 from 3.10 to 3.13 with venv; on Debian and Ubuntu root
+# gets venv installed where it is missing.
 
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -25,6 +26,17 @@ PIP := -m pip install -qq --disable-pip-version-check
 INSTALL := $(PIP) --no-deps
 FROM_LOCK := --require-hashes --only-binary :all: -r
 FROM_HERE := --no-build-isolation --editable .
+
+# Debian and Ubuntu have what venv needs, and Graphviz's program, in packages of their own: root gets them installed.
+APT_INSTALL = { command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && echo "Installing $(1) with apt-get." && \
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1); } >/dev/null 2>&1; }
+VENV = @rm -rf $(1); $(PYTHON) -c 'import ensurepip' 2>/dev/null || $(call APT_INSTALL,python$(VERSION)-venv) || \
+  { echo "$(PYTHON) has no ensurepip, which makes environments: install the system's package python$(VERSION)-venv," \
+  "or use another Python, as in 'make PYTHON=python3.12'."; exit 1; }; $(PYTHON) -m venv $(1)
+# By uv of .venv, in a tenth of pip's time. It does not read pip's settings: where they are needed to find a package, pip does it.
+FILL = @$(BIN)/uv pip install -q --python $(1)/bin/python --no-deps --compile-bytecode $(FROM_LOCK) $(2) 2>/dev/null || \
+  $(1)/bin/python $(INSTALL) $(FROM_LOCK) $(2)
+
 COMPILE := --quiet --python-platform linux --only-binary :all: --generate-hashes \
   --no-emit-index-url --no-emit-build-options --custom-compile-command 'make lock' $(LOCK_FLAGS)
 
@@ -107,24 +119,21 @@ clean: ## remove what the other targets made, the environments too
 
 $(LOCKED): $(DEV)
 	@echo "Building .venv for Python $(VERSION): a minute or two."
-	@rm -rf .venv
-	@$(PYTHON) -m venv .venv
+	$(call VENV,.venv)
 	@$(BIN)/python $(INSTALL) $(FROM_LOCK) $(DEV)
 	@touch $@
 
-$(LOCKED_OLDEST): $(OLDEST)
+$(LOCKED_OLDEST): $(OLDEST) | $(LOCKED)
 	@echo "Building .venv-oldest for Python $(VERSION)."
-	@rm -rf .venv-oldest
-	@$(PYTHON) -m venv .venv-oldest
-	@.venv-oldest/bin/python $(INSTALL) $(FROM_LOCK) $(OLDEST)
+	$(call VENV,.venv-oldest)
+	$(call FILL,.venv-oldest,$(OLDEST))
 	@touch $@
 
 # PyTorch comes last, with what its build for this machine needs beyond the lock (requirements/README.md).
-$(LOCKED_TORCH): $(TORCH) requirements/torch.txt
+$(LOCKED_TORCH): $(TORCH) requirements/torch.txt | $(LOCKED)
 	@echo "Building .venv-torch for Python $(VERSION): a minute or two, much longer where PyTorch comes with CUDA."
-	@rm -rf .venv-torch
-	@$(PYTHON) -m venv .venv-torch
-	@.venv-torch/bin/python $(INSTALL) $(FROM_LOCK) $(TORCH)
+	$(call VENV,.venv-torch)
+	$(call FILL,.venv-torch,$(TORCH))
 	@.venv-torch/bin/python $(PIP) --only-binary :all: -r requirements/torch.txt || { \
 	  echo "PyTorch as in requirements/torch.txt cannot be installed for Python $(VERSION) here; its tests run where it can."; exit 1; }
 	@touch $@
@@ -146,9 +155,5 @@ requirements/%-$(VERSION).txt:
 
 # GraphWorkflow draws with Graphviz's program; it comes from the system, not from a Python package.
 graphviz:
-	@command -v dot >/dev/null && exit 0; \
-	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	  echo "Installing Graphviz with apt-get."; \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq graphviz; } >/dev/null 2>&1 && exit 0; \
-	fi; \
+	@command -v dot >/dev/null || $(call APT_INSTALL,graphviz) || \
 	echo "Graphviz's program dot is missing: the tests that draw a workflow are skipped. Install the system's package graphviz."
