@@ -6,6 +6,7 @@ FunctionFuseError
 │   ├── DuplicateName (ValueError)     two nodes of one graph share a name
 │   ├── CyclicGraph (ValueError)       a node needs its own result
 │   ├── InvalidLeaf (TypeError)        a leaf that is no node, or no leaf at all
+│   ├── InvalidResult (TypeError)      what a function returned is no result, but the promise of one
 │   ├── NestedCall (TypeError)         a decorated function returned a node instead of a value
 │   ├── NoSuchNode (LookupError)       a pattern that no node's name matches
 │   ├── NotRun (RuntimeError)          the result of a node that no run has reached
@@ -63,6 +64,10 @@ class NestedCall(WorkflowError, TypeError):
 
 class NoSuchNode(WorkflowError, LookupError):
     """A pattern is meant to pick nodes, and no node's name matches it."""
+
+
+class InvalidResult(WorkflowError, TypeError):
+    """A function returned what cannot be a result."""
 
 
 class NotRun(WorkflowError, RuntimeError):

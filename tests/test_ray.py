@@ -11,7 +11,7 @@ import runpy
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,14 @@ from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.builtin.rayback import RayWorkflow
 from functionfuse.backends.plugins import InitializerPlugin, Plugin, PluginCollection, RandomStatePlugin
-from functionfuse.errors import InfeasibleResources, InvalidPickle, StaleResult, StaleResultWarning, UnpicklableResult
+from functionfuse.errors import (
+    InfeasibleResources,
+    InvalidPickle,
+    InvalidResult,
+    StaleResult,
+    StaleResultWarning,
+    UnpicklableResult,
+)
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import Note, NoteSerializer
 from tests.snippets import program
@@ -208,6 +215,23 @@ def test_lineage_is_that_of_a_local_run(storage: FileStorage, tmp_path: Path) ->
     query = "SELECT details->>'ray_node', details->>'pid' FROM events WHERE event = 'save' AND task = 'leaf'"
     (place,) = storage.catalog.sql(query).fetchall()
     assert place == (ray.get_runtime_context().get_node_id(), str(known.pid))
+
+
+def test_coroutines_are_awaited(storage: FileStorage) -> None:
+    """What is asynchronous is awaited on its worker, what cannot be awaited is refused there, and not stored."""
+
+    @workflow
+    async def double(value: int) -> int:
+        return 2 * value
+
+    @workflow
+    async def generate() -> AsyncIterator[int]:
+        yield 1
+
+    assert run(double(double(1)).set_name("n"), storage=storage) == 4
+    with pytest.raises(InvalidResult, match="generate' returned"):
+        run(generate().set_name("m"), storage=storage)
+    assert not storage.file_exists(flow(double(1)).workflow_name, "m")
 
 
 def test_staleness_is_that_of_a_local_run(storage: FileStorage) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from functionfuse import workflow
+from functionfuse.backends._stale import stale_message
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import StaleResult, StaleResultWarning
 from functionfuse.storage.filestorage import FileStorage
@@ -285,7 +286,7 @@ def test_an_object_that_would_be_another_is_warned_of(
     assert run(storage, *leaves(Model, 1, 3, 1))[1] == []
     _, warned = run(storage, *leaves(cls, size, by, count))
     reason = "a function or an argument that it was computed from has changed"
-    assert changed(warned) == [f"'object': {reason}", f"'method': {reason}"]
+    assert changed(warned) == [f"'object', 'method': {reason}"]
 
 
 def test_an_ancestor_beside_something_unknown_is_warned_of(storage: FileStorage) -> None:
@@ -384,6 +385,57 @@ def test_the_warning_points_at_the_call_of_run(storage: FileStorage) -> None:
     with pytest.warns(StaleResultWarning, match="'leaf': argument 'model' was 1 and is 2") as caught:
         graph.run()
     assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
+
+
+def stale_workflow(storage: FileStorage, count: int = 1) -> LocalWorkflow:
+    """Return a workflow whose results are stored and stale."""
+    for rate in (1, 2):
+        leaves = [score(rate).set_name(f"leaf {number}") for number in range(count)]
+        graph = LocalWorkflow(*leaves, workflow_name="flow", on_stale="warn")
+        graph.set_storage(storage)
+        if rate == 1:
+            graph.run()
+    return graph
+
+
+@pytest.mark.parametrize("action", ["default", "module", "always"])
+def test_every_run_warns(storage: FileStorage, action: Any) -> None:
+    """A loop that hands a stale result back warns each time, whatever Python has shown before."""
+    graph = stale_workflow(storage)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter(action)
+        for number in range(3):
+            graph.run()
+            assert len(caught) == number + 1
+
+
+@pytest.mark.parametrize(("action", "shown"), [("ignore", 0), ("once", 1)])
+def test_filters_of_the_warning_count(storage: FileStorage, action: Any, shown: int) -> None:
+    """Who does not want to hear of stale results, or only once, does not, also by a filter for the module that runs."""
+    graph = stale_workflow(storage)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings(action, category=StaleResultWarning, module=__name__)
+        for _ in range(3):
+            graph.run()
+    assert len(caught) == shown
+
+
+def test_many_stale_results_are_told_of_briefly(storage: FileStorage) -> None:
+    """Results that are stale for one reason are one item of the warning, which names the first ones and counts all."""
+    graph = stale_workflow(storage, 2_000)
+    with pytest.warns(StaleResultWarning) as caught:
+        graph.run()
+    names = ", ".join(f"'leaf {number}'" for number in range(5))
+    assert changed([str(caught[0].message)]) == [f"{names} and 1,995 more: argument 'model' was 1 and is 2"]
+
+
+def test_many_reasons_are_told_of_briefly() -> None:
+    """Ten thousand results with a reason and a long name each make a short text, the commonest reason first."""
+    stale = {f"{number} {'x' * 5_000}": f"reason {number} {'y' * 5_000}" for number in range(10_000)}
+    message = stale_message("w" * 5_000, {**stale, "a": "the same", "b": "the same"})
+    assert len(message) < 5_000
+    assert message.partition("give now: ")[2].startswith("'a', 'b': the same; '0 xxx")
+    assert "; 9,996 more, for other reasons. Compute them anew" in message
 
 
 def test_the_warning_can_be_an_error(storage: FileStorage) -> None:

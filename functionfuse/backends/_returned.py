@@ -1,4 +1,4 @@
-"""What a node's function may return: a value, and no part of a graph."""
+"""What a node's function may return: a value, or a coroutine that comes to one, and no part of a graph."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from typing import Any
 
 from functionfuse._arguments import references_in, role_of
 from functionfuse._task import MethodCall
+from functionfuse.backends._awaited import awaited, is_asynchronous
 from functionfuse.errors import NestedCall
 
 
 def checked(value: Any, function: Callable[..., Any]) -> Any:
-    """Return what a function returned, if no node stands in it.
+    """Return what a function returned, awaited if it is a coroutine, if no node stands in it.
 
     Raises
     ------
+    InvalidResult
+        If it can neither be awaited nor is a value.
     NestedCall
         If it is a node, an item of one or a stand-in, or a builtin container that holds one at any depth.
     """
+    kind: type = type(value)
+    if is_asynchronous(kind):
+        value = awaited(value, _name(function))
     # The type alone answers for nearly all values: they are no containers.
     if role_of(type(value)) and (found := references_in(value)):
         raise NestedCall(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import traceback
-import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 
 from functionfuse._task import MethodCall
 from functionfuse.backends._provenance import Provenance
+from functionfuse.backends._stale import stale_message, warn
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.errors import StaleResult, StaleResultWarning, add_note
 from functionfuse.storage.base import Footer, Storage, new_id
@@ -190,7 +190,7 @@ class Run(ABC):
     def _refuse_or_log(self, stale: dict[Node, str]) -> None:
         reasons = {node.get_name(): reason for node, reason in stale.items()}
         if self._settings.on_stale == "error":
-            raise StaleResult(_stale_message(self._name, reasons))
+            raise StaleResult(stale_message(self._name, reasons))
         for name, reason in reasons.items():
             _log.info("node %r of workflow %r is computed anew: %s", name, self._name, reason)
 
@@ -285,8 +285,10 @@ class Run(ABC):
         # At the end, when all blobs are known, whatever the order in which they were read.
         reasons = {node.get_name(): self._provenance.staleness(node, footer) for node, footer in footers.items()}
         stale = {name: reason for name, reason in reasons.items() if reason is not None}
+        for name, reason in stale.items():  # the warning names the first ones only
+            _log.info("the stored result of node %r of workflow %r is stale: %s", name, self._name, reason)
         if stale:
-            warnings.warn(_stale_message(self._name, stale), StaleResultWarning, stacklevel=5)
+            warn(stale_message(self._name, stale), StaleResultWarning)
 
     # Events
 
@@ -340,11 +342,3 @@ def nothing_hidden(trouble: str, on_its_way: bool = True) -> Iterator[None]:
 def iter_nodes(nodes: list[Node]) -> Iterable[Node]:
     """Show no progress."""
     return nodes
-
-
-def _stale_message(workflow_name: str, stale: dict[str, str]) -> str:
-    listed = "; ".join(f"{name!r}: {reason}" for name, reason in stale.items())
-    return (
-        f"stored results of workflow {workflow_name!r} are not what their nodes would give now: {listed}. "
-        "Compute them anew by on_stale='recompute' or run(recompute=...), or accept them by on_stale='ignore'"
-    )
