@@ -50,7 +50,7 @@ PARALLEL := -n auto --dist loadfile
 ORDERED := $(PARALLEL) --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-torch check lint types docs wheel coverage bench format lock clean graphviz
+.PHONY: help demo test soak test-torch check lint types docs wheel coverage bench format lock clean graphviz
 .PHONY: .venv .venv-oldest .venv-torch
 
 help: ## list the targets
@@ -59,16 +59,19 @@ help: ## list the targets
 demo: $(READY) ## run the example workflow: model selection on a real data set
 	@$(BIN)/python examples/model_selection.py
 
-test: $(READY) $(READY_OLDEST) graphviz ## run all tests, and the quick ones on the oldest DuckDB too
-	FUNCTIONFUSE_OLDEST_PYTHON=$(CURDIR)/.venv-oldest/bin/python $(BIN)/python -m pytest $(ORDERED) -m "not wheel"
-	.venv-oldest/bin/python -m pytest $(PARALLEL) -m "not slow and not wheel" $(NOT_ON_OLDEST)
+test: $(READY) $(READY_OLDEST) graphviz ## run tests of every kind, with one seed of what is random for long
+	FUNCTIONFUSE_OLDEST_PYTHON=$(CURDIR)/.venv-oldest/bin/python $(BIN)/python -m pytest $(ORDERED) -m "not wheel and not soak"
+
+soak: $(READY) $(READY_OLDEST) ## run the other seeds, and the quick tests on the oldest DuckDB and its like
+	$(BIN)/python -m pytest $(ORDERED) -m soak
+	.venv-oldest/bin/python -m pytest $(PARALLEL) -m "not slow and not wheel and not soak" $(NOT_ON_OLDEST)
 
 # A test that is skipped here is tested nowhere.
 test-torch: $(READY_TORCH) ## run the tests of PyTorch's tensors, in an environment of their own
 	FUNCTIONFUSE_SKIP_NOTHING=1 .venv-torch/bin/python -m pytest tests/test_torch.py
 
 check: lint types ## lint, types and the quick tests, in under two minutes
-	$(BIN)/python -m pytest $(ORDERED) -m "not slow and not wheel"
+	$(BIN)/python -m pytest $(ORDERED) -m "not slow and not wheel and not soak"
 
 lint: $(READY) ## ruff, the formatting, and flake8 for what ruff does not see (setup.cfg)
 	$(BIN)/ruff check

@@ -17,6 +17,7 @@ import pytest
 from killing import SCENARIOS, Death, Ledger, Report, opened
 from oracle import left_over, listed, lying
 from processes import Child
+from seeds import seeds
 
 from functionfuse.storage.filestorage import FileStorage
 
@@ -65,7 +66,7 @@ def test_writers_killed_at_random(root: Path) -> None:
     assert listed(opened(root)) == rows
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", seeds(1, 2))
 def test_writers_killed_and_a_catalog_deleted(root: Path, seed: int) -> None:
     """In 130 rounds no reported save is lost or torn; a catalog that was deleted meanwhile knows them all again."""
     kill("rounds", root, seed, 0, 115)
@@ -77,7 +78,7 @@ def test_writers_killed_and_a_catalog_deleted(root: Path, seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 103))
+@pytest.mark.parametrize("seed", seeds(100, 101, 102))
 def test_writers_killed_at_random_for_long(root: Path, seed: int) -> None:
     """The same for 300 rounds on one storage, with a question every 5 rounds."""
     rounds_of_death(root, seed, rounds=300, at_a_time=5)

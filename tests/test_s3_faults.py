@@ -35,6 +35,7 @@ from s3faults import (
 )
 from s3machine import ABSENT, Machine
 from s3oracle import Ledger, check_agreement
+from seeds import seeds
 
 if TYPE_CHECKING:
     from s3proxy import Proxy
@@ -84,7 +85,7 @@ def machines(both: tuple[Machine, Machine], endpoint: Endpoint, path: str) -> tu
 # Harm on the way
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(0, 1))
 @pytest.mark.parametrize("harm", HARMS)
 def test_harm_on_any_request(
     machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, proxy: Proxy, harm: str, seed: int
@@ -103,7 +104,7 @@ def test_harm_on_any_request(
     check_agreement(endpoint, path, machines)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(0, 1))
 def test_a_run_through_harm(
     machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, proxy: Proxy, seed: int
 ) -> None:
@@ -117,7 +118,7 @@ def test_a_run_through_harm(
     check_agreement(endpoint, path, machines)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(0, 1))
 def test_a_large_result_through_harm(
     machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, proxy: Proxy, seed: int
 ) -> None:
@@ -138,7 +139,7 @@ def stall(request: Request, chance: random.Random) -> Fault:
     return chance.choice([Stall(10.0), StallAnswer(10.0)])
 
 
-@pytest.mark.parametrize("seed", range(1))
+@pytest.mark.parametrize("seed", [0])
 def test_stalls(machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, proxy: Proxy, seed: int) -> None:
     """Requests that hang for 10 s are waited for or repeated; nothing is lost or doubled."""
     here, there = machines
@@ -156,7 +157,7 @@ def test_stalls(machines: tuple[Machine, Machine], endpoint: Endpoint, path: str
 # Deaths
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(0, 1))
 def test_one_of_four_writers_is_killed(
     machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, tmp_path: Path, seed: int
 ) -> None:
@@ -239,7 +240,7 @@ def test_death_at_every_change(
     check_agreement(endpoint, path, machines, FOUND)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(0, 1))
 def test_the_server_is_killed(
     machines: tuple[Machine, Machine], s3server: SeaweedServer, path: str, tmp_path: Path, seed: int
 ) -> None:
@@ -270,7 +271,7 @@ def test_the_server_is_killed(
 # Several machines
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(0, 1))
 def test_two_machines_in_turn(machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, seed: int) -> None:
     """Saves, overwrites and removals of the same tasks in turn: the other machine's next question sees each."""
     chance = random.Random(seed)
@@ -289,7 +290,7 @@ def test_two_machines_in_turn(machines: tuple[Machine, Machine], endpoint: Endpo
     check_agreement(endpoint, path, machines)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(0, 1, 2))
 def test_two_machines_at_once(machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, seed: int) -> None:
     """Two machines save, overwrite and remove the same tasks at the same time: whoever wins, both catalogs know it."""
     for number, machine in enumerate(machines):
@@ -314,7 +315,7 @@ def written(config: dict[str, Any], file: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", seeds(0, 1))
 def test_two_compactors_at_once(
     machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, tmp_path: Path, seed: int
 ) -> None:

@@ -1,0 +1,12 @@
+"""Seeds of tests that do something at random for long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+
+def seeds(first: int, *others: int) -> Iterable[object]:
+    """Return the seed that `make test` runs, and those that `make soak` adds."""
+    return [first, *(pytest.param(other, marks=pytest.mark.soak) for other in others)]
