@@ -99,7 +99,7 @@ def no_leaked_files(request: pytest.FixtureRequest) -> Iterator[None]:
     if leaked():
         request.node.funcargs.clear()  # pytest drops the fixtures' values only after this
         gc.collect()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while leaked() and time.monotonic() < deadline:  # tasks of Zarr's event loop may still be reading
         time.sleep(0.05)
         gc.collect()

@@ -26,7 +26,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 LOOPBACK = "127.0.0.1"
 PUBLIC = "public"  # a bucket that SeaweedFS lets everyone read and list
 _SHARED = "results"  # the bucket of the fresh prefixes
-_PATIENCE = 30.0  # seconds until a server must be up
+_PATIENCE = 240.0  # seconds until a server must be up
 _CORES = str(os.cpu_count() or 1)
 
 # Its ports and their gRPC ports, 10,000 higher (its parts assume that), lie below those that outgoing connections get.

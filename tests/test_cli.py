@@ -343,7 +343,7 @@ def test_what_is_saved_during_the_question_stays(storage: FileStorage, root: Pat
             storage.save("w", f"later{number}", 1)
             process.stdin.write("y\n")
             process.stdin.flush()
-            assert process.wait(timeout=60) == 0
+            assert process.wait(timeout=240) == 0
     assert storage.list_tasks("w") == ["later0", "later1", "t2"]
     assert storage.read_task("w", "t2") == "anew"
 

@@ -111,7 +111,7 @@ def test_an_interrupt_in_a_node_ends_the_run(tmp_path: Path) -> None:
     with python(SLEEPER, str(tmp_path)) as process:
         assert line(process) == "asleep"
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=240)
     assert process.returncode == -signal.SIGINT
     assert "KeyboardInterrupt" in err
     if sys.version_info >= (3, 11):
@@ -152,7 +152,7 @@ def test_a_killed_run_is_known_as_one_without_an_end(tmp_path: Path) -> None:
     with python(SLEEPER, str(tmp_path)) as process:
         assert line(process) == "asleep"
         process.kill()
-        process.wait(30)
+        process.wait(240)
     storage = FileStorage(str(tmp_path))
     assert runs(storage) == [("flow", "running", None, None)]
     assert storage.catalog.sql("SELECT finished FROM runs").fetchall() == [(None,)]
@@ -171,7 +171,7 @@ def test_interrupts_while_results_are_saved(tmp_path: Path) -> None:
             time.sleep(chance.uniform(0.02, 0.2))
             process.send_signal(signal.SIGINT)
             ends.append(line(process))
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=240)
     assert (process.returncode, err) == (0, "")
     assert len(ends) == 12
     assert ends.count("interrupted") >= 8  # the others were faster

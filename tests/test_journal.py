@@ -170,14 +170,14 @@ def test_a_fork_in_the_middle_of_a_save(storage: FileStorage, root: Path, monkey
     def slow(source: str, target: str) -> None:
         if threading.current_thread().name == "saver":
             inside.set()
-            assert go_on.wait(30)
+            assert go_on.wait(240)
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", slow)
     storage.save("w", "before", 1)
     saver = threading.Thread(target=storage.save, args=("w", "parent", 1), name="saver")
     saver.start()
-    assert inside.wait(30)
+    assert inside.wait(240)
     try:
         in_child(lambda: storage.save("w", "child", 1))
     finally:

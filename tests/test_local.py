@@ -626,7 +626,7 @@ def test_several_threads_run_the_same_nodes_at_once(storage: FileStorage, stored
 
     @workflow
     def meet(value: Any) -> Any:
-        everyone.wait(30)
+        everyone.wait(240)
         return object() if value is None else value
 
     token = meet(None).set_name("token")

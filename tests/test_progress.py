@@ -127,7 +127,7 @@ def watch(scenario: Scenario, folder: Path) -> Seen:
         while piece := os.read(ours, 65536):
             pieces.append(piece)
     os.close(ours)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=240)
     return Seen(out.strip(), b"".join(pieces).decode(), process.returncode)
 
 

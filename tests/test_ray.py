@@ -427,7 +427,7 @@ def test_actors_take_options_and_end(storage: FileStorage) -> None:
     graph = flow(account.add(1), storage=storage)
     graph.query("Account_.*").set_remote_args({"num_cpus": 0, "resources": {"_disk": 1}})
     assert graph.run(return_results=True) == 1
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 240
     while ray.available_resources().get("_disk") != 1 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert ray.available_resources()["_disk"] == 1

@@ -233,7 +233,7 @@ def test_a_run_goes_on_without_a_node(cluster: Two, tmp_path: Path) -> None:
     until(lambda: len(waiting(tmp_path)) == 2)
     cluster.remove()
     (tmp_path / "go").touch()
-    thread.join(60)
+    thread.join(240)
     assert results == [[1, 1]]
     assert len(storage.catalog.events(task="early", event="save").fetchall()) == 1
 
@@ -250,7 +250,7 @@ def waiting(folder: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def until(condition: Any, seconds: float = 60) -> None:
+def until(condition: Any, seconds: float = 240) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -275,7 +275,7 @@ def test_a_run_says_what_is_missing(cluster: Two, tmp_path: Path) -> None:
     thread.start()
     until(lambda: waiting(tmp_path))
     cluster.remove()
-    thread.join(60)
+    thread.join(240)
     assert [type(error) for error in errors] == [InfeasibleResources]
     assert "_disk: 0.1" in str(errors[0])
 
@@ -335,7 +335,7 @@ def test_two_drivers_share_a_storage(cluster: Two, tmp_path: Path) -> None:
     path = tmp_path / "store"
     drivers = [driver(DRIVER, cluster.cluster.address, path, name) for name in ("a", "b")]
     for each in drivers:
-        out, err = each.communicate(timeout=120)
+        out, err = each.communicate(timeout=240)
         assert out.strip() == "[0, 1, 2, 3, 4]", err
     storage = RayFileStorage(path, REMOTE)
     assert len(storage.list_tasks("flow")) == 20
@@ -356,7 +356,7 @@ print(storage.list_tasks("w"), storage.read_task("w", "t"), storage.catalog.task
 def test_a_reader_needs_nothing_but_the_address(cluster: Two, tmp_path: Path) -> None:
     """In another process, `rayInitArgs` is all that it takes to read and ask."""
     RayFileStorage(tmp_path / "store", REMOTE).save("w", "t", [1, 2])
-    out, err = driver(READER, cluster.cluster.address, tmp_path / "store").communicate(timeout=120)
+    out, err = driver(READER, cluster.cluster.address, tmp_path / "store").communicate(timeout=240)
     assert out.strip() == "['t'] [1, 2] [('t',)]", err
 
 
@@ -389,7 +389,7 @@ def test_a_job_with_a_module_of_its_own(cluster: Two, tmp_path: Path) -> None:
         entrypoint=f"{sys.executable} script.py",
         runtime_env={"working_dir": str(folder), "env_vars": {"PYTHONPATH": str(ROOT)}},
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not client.get_job_status(job).is_terminal() and time.monotonic() < deadline:
         time.sleep(0.5)
     logs = client.get_job_logs(job)

@@ -229,7 +229,7 @@ def test_a_part_that_fails_holds_up_nobody() -> None:
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "No space left on device" in answer.stdout
 
 
@@ -271,7 +271,7 @@ def late_save(remote: Storage, monkeypatch: pytest.MonkeyPatch) -> tuple[threadi
     monkeypatch.setattr(
         generic.FsspecBucket,
         "put",
-        lambda bucket, key, data: (key != "w/late" or gate.wait(60)) and put(bucket, key, data),
+        lambda bucket, key, data: (key != "w/late" or gate.wait(240)) and put(bucket, key, data),
     )
     location = remote._place._location
     other = journal.RemoteJournal(location)
@@ -398,7 +398,7 @@ def test_a_question_waits_for_no_later_save(remote: Storage) -> None:
     is_over = threading.Event()
 
     def save() -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         for number in itertools.count():
             if is_over.is_set() or time.monotonic() > deadline:
                 return
@@ -433,7 +433,7 @@ def test_saves_while_the_interpreter_ends(tmp_path: Path) -> None:
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     url = f"file://{tmp_path}/storage"
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code), url], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), url], env=environment, check=True)
     storage = storage_factory({"kind": "fsspec", "options": {"url": url}})
     assert storage.list_tasks("w") == ["first", *(f"t{number}" for number in range(5))]
 

@@ -97,7 +97,7 @@ def test_what_is_under_way_comes_once(storage: Storage, reader: Elsewhere, monke
 
     def late(key: str, data: bytes) -> bool:
         if key == "w/b":
-            assert exported.wait(60)
+            assert exported.wait(240)
         again = put(key, data)
         if key in ("w/a", "w/c"):
             others.release()
@@ -106,8 +106,8 @@ def test_what_is_under_way_comes_once(storage: Storage, reader: Elsewhere, monke
     monkeypatch.setattr(bucket, "put", late)
     saving = threading.Thread(target=run, args=(storage, "a", "b", "c"))
     saving.start()
-    assert others.acquire(timeout=60)
-    assert others.acquire(timeout=60)
+    assert others.acquire(timeout=240)
+    assert others.acquire(timeout=240)
     one = reader.export("one")
     exported.set()
     saving.join()

@@ -319,7 +319,7 @@ def test_runs_at_once_are_told_apart(storage: FileStorage) -> None:
 
     def one(graph: LocalWorkflow) -> None:
         graph.set_storage(storage)
-        everyone.wait(30)
+        everyone.wait(240)
         graph.run()
 
     threads = [threading.Thread(target=one, args=(graph,)) for graph in graphs]

@@ -297,7 +297,7 @@ def test_a_segment_that_is_compacted_before_a_doubt_is_settled(
 
     def late(key: str, data: bytes) -> bool:
         if key == "w/late":
-            assert asked.wait(30)
+            assert asked.wait(240)
         return put(key, data)
 
     monkeypatch.setattr(bucket, "put", late)
@@ -415,8 +415,8 @@ def test_one_url_at_two_services(s3server: Any, motoserver: Any, monkeypatch: py
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Return when a condition holds, within half a minute."""
-    end = time.monotonic() + 30
+    """Return when a condition holds, within minutes."""
+    end = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)

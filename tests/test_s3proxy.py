@@ -176,11 +176,11 @@ def test_requests_are_told_apart(objects: Bucket, proxy: Proxy) -> None:
 
 def test_a_delay(objects: Bucket, proxy: Proxy) -> None:
     """Each request takes the delay longer; requests at once wait at once."""
-    proxy.delay = 1.0
+    proxy.delay = 3.0
     with ThreadPoolExecutor(8) as pool:
         began = time.monotonic()
         list(pool.map(lambda number: objects.put(str(number), b""), range(8)))
-        assert 1.0 <= time.monotonic() - began < 8.0
+        assert 3.0 <= time.monotonic() - began < 8 * 3.0
 
 
 # Harm
@@ -350,4 +350,4 @@ def test_a_proxy_of_its_own_process(s3server: SeaweedServer) -> None:
         assert endpoint.objects(endpoint.prefix()) == {}
         assert time.monotonic() - began >= 0.1
         program.stdin.close()
-        assert program.wait(10) == 0
+        assert program.wait(240) == 0

@@ -771,7 +771,6 @@ def python(script: Path, *args: str, **environment: str) -> subprocess.Completed
         env={**os.environ, "PYTHONPATH": root, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
 
@@ -818,7 +817,6 @@ def test_an_edited_script_is_told(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
             capture_output=True,
             text=True,
-            timeout=60,
             check=True,
         )
         assert done.stdout == "2\n"

@@ -596,7 +596,7 @@ def test_what_belongs_to_a_spawned_main_is_stored_by_value(root: Path, tmp_path:
             """
         )
     )
-    subprocess.run([sys.executable, script, root], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
+    subprocess.run([sys.executable, script, root], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     instance, cls = FileStorage(root).read_task("w", "model")
     assert instance.weights == cls().weights == [1, 2]
 

@@ -310,7 +310,7 @@ def shell() -> str:
 def asked(query: str) -> list[list[str]]:
     """Return what DuckDB's client answers, as text, without its header."""
     command = [shell(), "-csv", "-noheader", "-init", os.devnull, "-c", query]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     return list(csv.reader(io.StringIO(run.stdout)))
 
 

@@ -36,7 +36,7 @@ except InvalidQuestion:
 
 def wait_until_shared(storage: FileStorage) -> None:
     """Wait until the index is only read by those who have it."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 240
     with Lock(f"{index_of(storage)}.lock") as lock:
         while lock.take():
             lock.free()
@@ -50,7 +50,7 @@ def wait_until_shared(storage: FileStorage) -> None:
 def wait_until_read(storage: FileStorage) -> None:
     """Wait until a query reads the index, which its reader has opened since it is shared."""
     wait_until_shared(storage)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 240
     while not any(is_open(descriptor, index_of(storage)) for descriptor in iglob("/proc/[0-9]*/fd/*")):
         assert time.monotonic() < deadline
         time.sleep(0.01)

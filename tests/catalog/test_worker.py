@@ -52,7 +52,7 @@ def runs(pid: int) -> bool:
 
 def wait_until_ended(pid: int) -> None:
     """Wait until a process has ended."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 240
     while runs(pid):
         assert time.monotonic() < deadline, f"process {pid} was left behind"
         time.sleep(0.02)
@@ -239,7 +239,7 @@ def test_it_ends_with_the_one_that_asks(asked: FileStorage, ending: str) -> None
 def test_it_ends_at_exit(asked: FileStorage) -> None:
     """A program that ends has ended the process of its queries before, without a warning."""
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", ASKING + ENDINGS["idle"], str(root_of(asked))]
-    run = subprocess.run(command, input="end\n", capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    run = subprocess.run(command, input="end\n", capture_output=True, text=True, check=False, cwd=ROOT)
     assert (run.returncode, run.stderr) == (0, "")
     assert not runs(int(run.stdout))
 
@@ -265,7 +265,7 @@ print("right")
 def test_a_forked_child_has_a_process_of_its_own(asked: FileStorage) -> None:
     """A child neither uses nor ends the process that its parent asks."""
     command = [sys.executable, "-W", "error", "-c", ASKING + FORKING, str(root_of(asked))]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert run.stderr == ""
     assert run.stdout == "right\n"
 

@@ -121,7 +121,7 @@ def delete_catalog(storage: FileStorage) -> None:
 def run_python(program: str, *arguments: object, python: str = sys.executable) -> str:
     """Run a program in another process, and return what it printed."""
     command = [python, "-c", program, *map(str, arguments)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
