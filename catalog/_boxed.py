@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
+from catalog.engine import connect
 from catalog.errors import InvalidQuestion
 from catalog.query import Parameters
 from catalog.results import Tables, hand_in
@@ -145,15 +146,13 @@ def _send(answers: IO[bytes], kind: bytes, content: bytes | pa.Buffer = b"") -> 
 
 
 def _instance() -> duckdb.DuckDBPyConnection:
-    import duckdb
-
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
         "python_enable_replacements": "false",
         "temp_directory": "",
     }
-    return duckdb.connect(":memory:", config=config)
+    return connect(config)
 
 
 def _warm(connection: duckdb.DuckDBPyConnection) -> None:

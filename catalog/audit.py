@@ -14,6 +14,7 @@ from typing import Any
 from catalog._exported import SeenExport, exports_of, seen_at, some, within
 from catalog.digest import NO_ROWS
 from catalog.discrepancy import Discrepancy
+from catalog.engine import connect
 from catalog.errors import InvalidQuestion
 
 
@@ -93,13 +94,11 @@ def verify_exports(*paths: str | os.PathLike[str], storage_options: dict[str, An
     to compute it again. Who wants to be safe from the others keeps the last
     digest elsewhere: it stands for everything before it.
     """
-    import duckdb
-
     if not paths:
         raise InvalidQuestion("name at least one export to verify")
     findings: list[Discrepancy] = []
     seen = []
-    with duckdb.connect(":memory:") as connection:
+    with connect() as connection:
         for path in dict.fromkeys(os.fspath(path) for path in paths):
             seen += seen_at(path, storage_options, connection, findings)
     exports = exports_of(seen)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +29,29 @@ def engine() -> Iterator[None]:
     """Let one thread at a time use `instance`: a file can be attached only once."""
     with _lock:
         yield
+
+
+def connect(config: dict[str, str | bool | int | float | list[str]] | None = None) -> duckdb.DuckDBPyConnection:
+    """Return an instance of its own, in memory; its progress bar is off, and so is that of its cursors.
+
+    Parameters
+    ----------
+    config : dict, optional
+        Settings that it has from the start.
+
+    Returns
+    -------
+    duckdb.DuckDBPyConnection
+        Open.
+    """
+    import duckdb
+
+    connection = duckdb.connect(":memory:", config=config or {})
+    # DuckDB draws one where Python is interactive, and in a notebook by ipywidgets. Where those are missing it draws
+    # none, and refuses to switch it off.
+    with suppress(duckdb.InvalidInputException):
+        connection.execute("SET enable_progress_bar = false").fetchall()
+    return connection
 
 
 def instance() -> duckdb.DuckDBPyConnection:
@@ -57,10 +80,7 @@ def relation(table: pa.Table) -> duckdb.DuckDBPyRelation:
 
 def _instance(name: str) -> duckdb.DuckDBPyConnection:
     if name not in _instances:
-        import duckdb
-
-        _instances[name] = connection = duckdb.connect(":memory:")
-        connection.execute("SET enable_progress_bar = false").fetchall()  # DuckDB 2.0 prints it, into pipes too
+        _instances[name] = connect()
     return _instances[name]
 
 

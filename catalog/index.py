@@ -19,6 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from catalog import box, results
+from catalog._damage import is_damaged, may_tell_of_damage
 from catalog._lock import Held, Lock
 from catalog._worker import Failed
 from catalog.box import Limits
@@ -44,7 +45,6 @@ _PATIENCE = 5.0  # seconds to wait for other processes' questions, nearly all of
 _LOOK = 0.1  # seconds between two looks at whether there is something new that only waiting shows
 # What DuckDB says where another program has the file open, or somebody in this one.
 _FOREIGN_LOCKS = ("Could not set lock", "Unique file handle conflict")
-_DAMAGE = ("FatalException", "InternalException", "IOException", "SerializationException")
 # A version that every supported DuckDB reads and writes; older ones compress more slowly.
 _STORAGE_VERSION = "v1.3.0"
 
@@ -52,6 +52,10 @@ _RARELY = 50.0  # of the time that compacting some of the journal took: how long
 _compact_again: dict[str, float] = {}  # by storage: when, by the monotonic clock
 
 _log = logging.getLogger("functionfuse.catalog")
+
+
+# Tells of the index at a path, which nobody else uses then, whether it is to be built anew.
+_Anew = Callable[[str], bool] | None
 
 
 class _Use(Enum):
@@ -145,7 +149,7 @@ class Index:
         return self._answered(run, _Use.READING)
 
     def _answered(self, action: Callable[[str], T], use: _Use) -> T:
-        """Return what `action` makes of the index; where it turns out to be damaged, of one that is built anew."""
+        """Return what `action` makes of the index; where that may be damaged, once more, and anew if it is."""
         import duckdb
 
         path = ""
@@ -153,11 +157,11 @@ class Index:
             with self._fresh(use) as (path, _):
                 return action(path)
         except (duckdb.Error, InvalidQuestion) as error:
-            if not path or not _tells_of_damage(error.__cause__ or error, path):
+            if not path or not _may_tell_of_damage(error.__cause__ or error):
                 raise
-            _log.warning("the catalog's index %s is damaged and built anew: %s", path, str(error))
+            _log.debug("the catalog's index %s is examined: %s", path, str(error))
             renew()
-        with self._fresh(use, anew=True) as (path, _):
+        with self._fresh(use, anew=is_damaged) as (path, _):
             return action(path)
 
     @contextmanager
@@ -201,20 +205,20 @@ class Index:
 
     def rebuild(self) -> Refreshed:
         """Build the index anew from the journal; raises as `question` does."""
-        with self._fresh(anew=True) as (_, refreshed):
+        with self._fresh(anew=lambda _: True) as (_, refreshed):
             return refreshed
 
     @contextmanager
-    def _fresh(self, use: _Use = _Use.WRITING, anew: bool = False) -> Iterator[tuple[str, Refreshed]]:
+    def _fresh(self, use: _Use = _Use.WRITING, anew: _Anew = None) -> Iterator[tuple[str, Refreshed]]:
         """Lock, attach and refresh the storage's index; where that cannot be, a private one."""
-        folder = self._folder.opened(looks_through=anew)
+        folder = self._folder.opened(looks_through=anew is not None)
         if self._must_exist and not folder.exists():
             raise CatalogUnusable(f"there is no storage at {folder.root}")
         with ExitStack() as locked, ExitStack() as attached:
             yield self._find(locked, attached, folder, use, anew)
 
     def _find(
-        self, locked: ExitStack, attached: ExitStack, folder: Folder, use: _Use, anew: bool
+        self, locked: ExitStack, attached: ExitStack, folder: Folder, use: _Use, anew: _Anew
     ) -> tuple[str, Refreshed]:
         root = folder.root
         storage = folder.identity()
@@ -243,13 +247,14 @@ class Index:
         storage: str,
         folder: Folder,
         use: _Use,
-        anew: bool,
+        anew: _Anew,
     ) -> Refreshed:
         attached.enter_context(engine())
         lock = locked.enter_context(Lock(f"{path}.lock"))
-        refreshed = self._hold(lock, path, storage, folder, use is not _Use.WRITING and not anew)
+        refreshed = self._hold(lock, path, storage, folder, use is not _Use.WRITING and anew is None)
         if refreshed is None:
-            if anew:
+            if anew is not None and anew(path):
+                _log.info("the catalog's index %s is built anew", path)
                 _delete(path)
             refreshed = _attach_fresh(path, storage, folder)
             attached.callback(lambda: _detach(instance()))
@@ -324,11 +329,15 @@ def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
         return _attach(instance(), path, storage, folder)
     except _Unfit as reason:
         _log.info("building the catalog's index %s anew: %s", path, str(reason))
+    except duckdb.InterruptException:
+        raise
     except duckdb.Error as error:
         if any(words in str(error) for words in _FOREIGN_LOCKS):
             raise Held(f"another program has {path} open") from error
-        _log.warning("the catalog's index %s is damaged and built anew: %s", path, str(error))
         renew()
+        if not is_damaged(path):
+            raise Held(f"{path} cannot be used: {error}") from error
+        _log.warning("the catalog's index %s is damaged and built anew: %s", path, str(error))
     _delete(path)
     try:
         return _attach(instance(), path, storage, folder)
@@ -346,10 +355,9 @@ def _attach_as_it_is(path: str, storage: str, folder: Folder) -> Refreshed | Non
         return None
 
 
-def _tells_of_damage(error: BaseException, path: str) -> bool:
-    """Tell whether DuckDB names the file as one that it cannot read; a query may name it in errors of other kinds."""
+def _may_tell_of_damage(error: BaseException) -> bool:
     kind = error.kind if isinstance(error, Failed) else type(error).__name__
-    return kind in _DAMAGE and path in str(error)
+    return may_tell_of_damage(kind, str(error))
 
 
 class _Unfit(Exception):
@@ -391,7 +399,7 @@ def _check(connection: duckdb.DuckDBPyConnection, storage: str) -> None:
 
     try:
         row = connection.execute("SELECT schema_version, storage FROM meta").fetchall()
-    except duckdb.CatalogException:
+    except (duckdb.BinderException, duckdb.CatalogException):
         raise _Unfit("its making was cut short") from None
     if row and row[0][0] > SCHEMA_VERSION and row[0][1] == storage:
         raise Held(f"its index has version {row[0][0]}, of a newer functionfuse; this one knows {SCHEMA_VERSION}")

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
 
+from catalog.engine import connect
 from catalog.errors import InvalidQuestion
 from catalog.query import Parameters
 from catalog.schema import TABLES
@@ -228,9 +229,7 @@ def _functions() -> frozenset[str]:
     given a TIMESTAMPTZ, and on nothing but their arguments otherwise: a name is refused only if all that bears it
     depends on more, or anything has a side effect.
     """
-    import duckdb
-
-    with duckdb.connect(":memory:") as connection:
+    with connect() as connection:
         listed = connection.execute(
             """SELECT lower(function_name) AS name, function_type LIKE 'table%' AS is_table FROM duckdb_functions()
             GROUP BY name, is_table HAVING is_table OR bool_or(has_side_effects) OR bool_or(stability = 'VOLATILE')
