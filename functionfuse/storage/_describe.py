@@ -6,16 +6,25 @@ Captured at save, cheaply and within bounds; nothing here makes a save fail.
 from __future__ import annotations
 
 import logging
-import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from catalog.names import to_text
-from catalog.record import fragment
+from catalog.record import fragment, quote
 from functionfuse.serializers.base import Statistics
-from functionfuse.storage._plain import LONGEST, NotPlain, Plain, not_finite, to_json
-from functionfuse.storage._summaries import add_statistics, package, summary
+from functionfuse.storage import _static
+from functionfuse.storage._json_readers import (
+    LONGEST,
+    Reason,
+    read_bool,
+    read_float,
+    read_int,
+    read_none,
+    read_str,
+    to_json,
+)
+from functionfuse.storage._json_value import JsonValue, json_value
+from functionfuse.storage._summaries import add_statistics, summary
 
 _log = logging.getLogger("functionfuse.storage")
 
@@ -33,40 +42,35 @@ def describe(obj: Any, tell: Callable[[], Statistics | None] = lambda: None) -> 
     Returns
     -------
     str
-        The inside of a JSON object. ``value`` is null where the result is no
-        small scalar or JSON-like container, ``summary`` where nothing is known.
+        The inside of a JSON object. ``value`` is null where nothing of the
+        result is short and JSON-like, ``summary`` where nothing is known.
     """
     cls = type(obj)
     try:
-        scalar = _SCALARS.get(cls)
-        if scalar is not None and (text := scalar(obj)) is not None:
+        scalar = _SCALARS.get(cls) if type(cls) is type else None  # a metaclass may have its own idea of equality
+        if scalar is not None and type(text := scalar(obj)) is str:
             return f'"type":"{cls.__name__}","summary":null,"value":{text},"packages":{{}}'
         return _describe(obj, cls, tell)
     except Exception:  # an object of any class may do anything when it is looked at
-        _log.debug("no summary of a %s", cls, exc_info=True)
-        return fragment(type=_safe_type_name(cls), summary=None, value=None, packages={})
+        _log.debug("no summary of a %s", type_name(cls), exc_info=True)
+        return fragment(type=type_name(cls), summary=None, value=None, packages={})
 
 
 def type_name(cls: type) -> str:
     """Return the name of a type with its module, builtins without."""
-    name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-    return to_text(name)
-
-
-def _safe_type_name(cls: type) -> str | None:
-    try:
-        return type_name(cls)
-    except Exception:  # a metaclass may do anything too
-        return None
+    module = _static.module_of(cls)
+    name = _static.qualname(cls)
+    return to_text(name if module in ("builtins", "") else f"{module}.{name}")
 
 
 def _describe(obj: Any, cls: type, tell: Callable[[], Statistics | None]) -> str:
-    value = to_json(_value(obj))
+    value = json_value(obj)
     found = summary(obj, cls)
     if found is not None:
         _add_told(found, tell)
-    names = fragment(type=type_name(cls), packages=_packages(obj, cls))
-    return f'{names},"summary":{_shortened(found)},"value":{value if len(value) <= LONGEST else "null"}'
+    packages = _packages(obj, cls)
+    names = f'"type":{quote(type_name(cls))},"packages":{to_json(packages) if packages else "{}"}'
+    return f'{names},"summary":{_summary_text(found, value)},"value":{value.text}'
 
 
 def _add_told(found: dict[str, Any], tell: Callable[[], Statistics | None]) -> None:
@@ -78,46 +82,41 @@ def _add_told(found: dict[str, Any], tell: Callable[[], Statistics | None]) -> N
         _log.debug("no statistics of the side files", exc_info=True)
 
 
-def _shortened(found: dict[str, Any] | None) -> str:
-    """Return a summary as JSON, without its longest parts where it would be too long."""
-    while len(text := to_json(found)) > LONGEST and found:
+def _summary_text(found: dict[str, Any] | None, value: JsonValue) -> str:
+    """Return a summary as JSON, with what was left out of the value, and without what is longest if it is too long."""
+    if not value.omitted_count:
+        return _shortened(found, LONGEST)
+    omitted: dict[str, Any] = {"omitted": value.omitted}
+    if value.omitted_count > len(value.omitted):
+        omitted["omitted_count"] = value.omitted_count
+    text = to_json(omitted)
+    others = _shortened(found or {}, LONGEST - len(text))
+    return text if others == "{}" else f"{others[:-1]},{text[1:]}"
+
+
+def _shortened(found: dict[str, Any] | None, room: int) -> str:
+    while len(text := to_json(found)) > room and found:
         del found[max(found, key=lambda part: len(to_json(found[part])))]
     return text
 
 
-def _int(number: int) -> str | None:
-    return str(number) if -(2**63) <= number < 2**64 else None
-
-
-def _float(number: float) -> str:
-    return repr(number) if math.isfinite(number) else f'"{not_finite(number)}"'
-
-
-def _str(text: str) -> str | None:
+def _short_str(text: str) -> str | Reason:
     # A character takes 18 at most: a lone surrogate becomes an escaped mark and six digits.
-    return to_json(to_text(text)) if len(text) <= LONGEST // 18 else None
+    return read_str(text) if len(text) <= LONGEST // 18 else Reason.LONG
 
 
-_SCALARS: dict[type, Callable[[Any], str | None]] = {
-    int: _int,
-    float: _float,
-    str: _str,
-    bool: lambda flag: "true" if flag else "false",
-    type(None): lambda _: "null",
+_SCALARS: dict[type, Callable[[Any], str | Reason]] = {
+    int: read_int,
+    float: read_float,
+    str: _short_str,
+    bool: read_bool,
+    type(None): read_none,
 }
 
 
-def _value(obj: Any) -> Any:
-    try:
-        return Plain().of(obj)
-    except NotPlain:
-        return None
-
-
 def _packages(obj: Any, cls: type) -> dict[str, str]:
-    classes = {cls}
-    if cls in (list, tuple, dict) and len(obj) <= 50:
-        classes.update(type(item) for item in (obj.values() if cls is dict else obj))
-    names = sorted({package(each) for each in classes})
-    versions = ((name, getattr(sys.modules.get(name), "__version__", None)) for name in names)
-    return {name: version for name, version in versions if type(version) is str}
+    names = {_static.package(cls)}
+    if (cls is list or cls is tuple or cls is dict) and len(obj) <= 50:
+        names.update(_static.package(type(item)) for item in (obj.values() if cls is dict else obj))
+    versions = ((name, _static.version(name)) for name in sorted(names - {"builtins"}))
+    return {name: version for name, version in versions if version is not None}
