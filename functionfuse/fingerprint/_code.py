@@ -148,7 +148,7 @@ def _wrapper(walk: CodeWalk, func: Any) -> str:
     if not isinstance(kind.__call__, FunctionType) or kind.__module__.partition(".")[0] == _PACKAGE:
         return wrapped
     scope = _home(func) or ""
-    assigned = _assigned(member for name, member in vars(kind).items() if name != "__init__")
+    assigned = assigned_by(member for name, member in vars(kind).items() if name != "__init__")
     own = ((name, value) for name, value in sorted(vars(func).items()) if not name.startswith("__"))
     state = (f"{name!a}\n{_part(walk, value, scope)}" for name, value in own if name not in assigned)
     return digest("wrapper", (_part(walk, kind, scope), wrapped, *state))
@@ -273,26 +273,28 @@ def _is_plain(value: Any) -> bool:
 def _class(walk: CodeWalk, cls: type) -> str:
     bases = digest("bases", (_part(walk, base, cls.__module__) for base in cls.__bases__))
     members = {**vars(cls), **getattr(cls, "__members__", {})}  # those of an enum are no attributes in Python 3.11
-    assigned = _assigned(members.values())
+    assigned = assigned_by(members.values())
     tokens = ((name, _member(walk, cls, name, members[name], assigned)) for name in sorted(members))
     told = [f"{name!a}\n{token}" for name, token in tokens if token != _STATE]
     return digest("class", (bases, *(told or [ascii(cls.__qualname__)])))  # an empty one is told by its name
 
 
 def _member(walk: CodeWalk, cls: type, name: str, value: Any, assigned: set[str]) -> str:
-    functions = _functions(value)
+    functions = functions_of(value)
     if functions:
         parts = (_part(walk, func, cls.__module__) for func in functions)
         return digest(type(value).__name__, parts)
     return _STATE if name.startswith("__") or name in assigned else _part(walk, value, cls.__module__)
 
 
-def _assigned(members: Iterable[Any]) -> set[str]:
-    functions = (func for member in members for func in _functions(member) if isinstance(func, FunctionType))
+def assigned_by(members: Iterable[Any]) -> set[str]:
+    """Return the attributes that the functions among a class's members assign to."""
+    functions = (func for member in members for func in functions_of(member) if isinstance(func, FunctionType))
     return set[str]().union(*(Bytecode(func.__code__).sets for func in functions))
 
 
-def _functions(member: Any) -> tuple[Any, ...]:
+def functions_of(member: Any) -> tuple[Any, ...]:
+    """Return the functions that a member of a class consists of: of a property up to three; of an attribute none."""
     return _FUNCTIONS.get(type(member), _no_functions)(member)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, cast
@@ -20,6 +20,7 @@ from typing import Any, Protocol, cast
 from functionfuse.errors import SerializerNotRegistered, SideFileMissing, UnpicklableResult
 from functionfuse.serializers._defaults import Default
 from functionfuse.serializers.base import Serializer, Statistics
+from functionfuse.storage import _own_classes
 from functionfuse.storage._arrays import dispatch_table
 from functionfuse.storage._compression import Buffer
 from functionfuse.storage._planes import plane_width
@@ -156,7 +157,7 @@ def dump(obj: Any, sink: Sink, registry: Registry, protocols: Callable[[], Mappi
     if main is not None and main.__name__ == _SPAWNED_MAIN:
         cloudpickle.register_pickle_by_value(main)
     try:
-        return _dump("cloudpickle", cloudpickle.Pickler, obj, sink, registry, protocols, taken)
+        return _dump("cloudpickle", _own_classes.pickler(), obj, sink, registry, protocols, taken)
     except _REFUSALS as error:
         if taken.error:
             raise
@@ -269,21 +270,25 @@ class _Watch:
         self._sink.write(data)
 
 
-def load(stream: memoryview, buffers: Iterable[memoryview]) -> Any:
+def load(stream: memoryview, buffers: Sequence[memoryview], has_classes: bool) -> Any:
     """Return the object that a pickle stream without persistent ids and its buffers hold.
 
     Parameters
     ----------
     stream : memoryview
         As `dump` wrote it.
-    buffers : iterable of memoryview
+    buffers : sequence of memoryview
         As `dump` returned them. Arrays are made over this very memory.
+    has_classes : bool
+        Whether there may be classes in it by value, which are looked for in this process.
     """
+    if has_classes or _own_classes.names_the_script(stream):
+        return _own_classes.load(lambda others: _own_classes.Unpickler(stream, buffers, others))
     return pickle.loads(stream, buffers=buffers)
 
 
 def load_with_serializers(
-    stream: memoryview, buffers: Iterable[memoryview], registry: Registry, protocols: Mapping[str, Any]
+    stream: memoryview, buffers: Sequence[memoryview], registry: Registry, protocols: Mapping[str, Any]
 ) -> Any:
     """Return the object that a pickle stream with persistent ids and its buffers hold.
 
@@ -304,17 +309,24 @@ def load_with_serializers(
         If a serializer does not find its file.
     """
     # No variable holds it: an error's traceback would, and Python looks for no cycles in its stack (see `_pickle`).
-    return _SerializedUnpickler(stream, buffers, registry, protocols).load()
+    known: dict[bytes, Any] = {}  # what serializers have read is kept when the stream is read once more
+    return _own_classes.load(lambda others: _SerializedUnpickler(stream, buffers, others, registry, protocols, known))
 
 
-class _SerializedUnpickler(pickle.Unpickler):
+class _SerializedUnpickler(_own_classes.Unpickler):
     def __init__(
-        self, stream: memoryview, buffers: Iterable[memoryview], registry: Registry, protocols: Mapping[str, Any]
+        self,
+        stream: memoryview,
+        buffers: Sequence[memoryview],
+        others: set[int],
+        registry: Registry,
+        protocols: Mapping[str, Any],
+        known: dict[bytes, Any],
     ) -> None:
-        super().__init__(io.BytesIO(stream), buffers=buffers)
+        super().__init__(stream, buffers, others)
         self._registry = registry
         self._protocols = protocols
-        self._known: dict[bytes, Any] = {}
+        self._known = known
 
     def persistent_load(self, pid: Any) -> Any:
         name, own = pid
