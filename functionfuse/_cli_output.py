@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import click
 
 from functionfuse._cli_answer import Answer
-from functionfuse._cli_text import exact, field, jsonable
+from functionfuse._cli_text import escaped, exact, field, jsonable
 
 _AT_ONCE = 1000  # lines
 
@@ -32,7 +33,7 @@ def emit(answer: Answer, form: str | None, shown: Sequence[str] = ()) -> None:
     if form == "json":
         return _write(_json_lines(answer))
     if form == "csv":
-        return _write(_csv_lines(answer))
+        return _write(_csv_lines(answer, escaped if on_terminal() else str))
     columns = [name for name in shown or answer.columns if name in answer.columns]
     if on_terminal():
         from functionfuse._cli_terminal import print_table
@@ -61,23 +62,24 @@ def _write(lines: Iterable[str]) -> None:
 def _json_lines(answer: Answer) -> Iterator[str]:
     separator = "["
     for row in answer.rows:
-        yield f"{separator}{json.dumps(jsonable(row))}"
+        text = json.dumps(jsonable(row)).replace("\x7f", r"\u007f")  # the one control that JSON has in ASCII as it is
+        yield f"{separator}{text}"
         separator = ",\n "
     yield "[]\n" if separator == "[" else "]\n"
 
 
-def _csv_lines(answer: Answer) -> Iterator[str]:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(answer.columns)
+def _csv_lines(answer: Answer, shown: Callable[[str], str]) -> Iterator[str]:
+    """Yield the rows as CSV; `shown` is what becomes of each cell: nothing, unless a person sees it."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\r\n")  # so that a cell with either of them is put in quotes
+    yield _taken(writer, buffer, map(shown, answer.columns))
     for row in answer.rows:
-        yield _taken(buffer)
-        writer.writerow([exact(row[name]) for name in answer.columns])
-    yield _taken(buffer)
+        yield _taken(writer, buffer, (shown(exact(row[name])) for name in answer.columns))
 
 
-def _taken(buffer: io.StringIO) -> str:
+def _taken(writer: Any, buffer: io.StringIO, cells: Iterable[str]) -> str:
+    writer.writerow(cells)
     text = buffer.getvalue()
     buffer.seek(0)
     buffer.truncate()
-    return text
+    return text.removesuffix("\r\n") + "\n"

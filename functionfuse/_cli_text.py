@@ -9,7 +9,8 @@ from datetime import date, datetime, time, timezone
 from decimal import Decimal
 from typing import Any
 
-_AWKWARD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+#: What steers a terminal or breaks a line, and the bidirectional controls, which make a name look like another.
+_AWKWARD = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _ESCAPES = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 

@@ -624,6 +624,23 @@ def test_names_cannot_steer_a_terminal(tmp_path: Path) -> None:
     assert "[bold]x[/bold]" in seen
 
 
+@pytest.mark.parametrize("form", [None, "--csv", "--json"])
+def test_nothing_that_a_terminal_obeys_reaches_it(tmp_path: Path, form: str | None) -> None:
+    """Controls, also those of the writing direction, are shown as escapes in every form; in a pipe CSV keeps them."""
+    names = ["\x1b[2J", "\x9b31m", "\u202etxt.exe", "\u2066a", "\u061cb", "\x7f", "a\rb", "a\nb"]
+    storage = FileStorage(tmp_path / "odd")
+    for name in names:
+        storage.save("w", name, 1)
+    words = [word for word in ("sql", str(tmp_path / "odd"), 'SELECT task, 1 AS "\x1b[2J" FROM tasks', form) if word]
+    seen, code = at_terminal(*words, columns=400)
+    assert code == 0
+    assert not re.search("\x1b\\[2J|[\x7f\x9b\u202e\u2066\u061c]|a\rb", seen)
+    if form == "--csv":
+        rows = list(csv.reader(io.StringIO(run(*words).stdout, newline="")))
+        assert rows[0] == ["task", "\x1b[2J"]
+        assert sorted(row[0] for row in rows[1:]) == sorted(names)
+
+
 def test_own_sql_is_shown_as_it_is(root: Path) -> None:
     """The answer to one's own query stays exact at a terminal, too; a table has at most 1,000 rows, and says so."""
     query = "SELECT i, 123456 AS size, TIMESTAMP '2026-01-02 03:04:05' AS t FROM range(1_500) r(i)"

@@ -235,7 +235,8 @@ def _declared(obj: Any, declared: Any) -> Members | None:
         return _record(obj, _attrs_names(declared["__attrs_attrs__"]))
     for marker, other in _OF_PYDANTIC:
         if type(fields := declared.get(marker)) is dict and other in declared:
-            return _with_extras(obj, _record(obj, fields))
+            # Version 1 has what a model was given beyond its fields in the same dictionary.
+            return _with_extras(obj, _record(obj, _static.attributes(obj) if marker == "__fields__" else fields))
     return None
 
 

@@ -167,6 +167,9 @@ def test_objects_of_attrs_and_pydantic_are_kept() -> None:
     assert described(attrs.make_class("B", ["rmse"], slots=False)(0.5))["value"] == {"rmse": 0.5}
     model = pydantic.create_model("C", rmse=(float, ...), __config__={"extra": "allow"})
     assert described(model(rmse=0.5, more=1))["value"] == {"rmse": 0.5, "more": 1}
+    first = pytest.importorskip("pydantic.v1")
+    old = first.create_model("D", rmse=(float, ...), __config__=type("Config", (), {"extra": "allow"}))
+    assert described(old(rmse=0.5, more=1))["value"] == {"rmse": 0.5, "more": 1}
 
 
 def test_times_of_pandas_are_kept() -> None:
