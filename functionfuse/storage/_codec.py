@@ -118,6 +118,8 @@ class Dumped:
 
 
 _STREAM_ONLY = Dumped((), ("pickle",))
+_BY_VALUE = b'"cloudpickle"'
+_SMALL = 1 << 12  # bytes that are copied faster than looked through in their place
 _ATOMS = frozenset({int, float, bool, str, bytes, type(None)})
 
 
@@ -270,7 +272,7 @@ class _Watch:
         self._sink.write(data)
 
 
-def load(stream: memoryview, buffers: Sequence[memoryview], has_classes: bool) -> Any:
+def load(stream: memoryview, buffers: Sequence[memoryview], footer: bytes) -> Any:
     """Return the object that a pickle stream without persistent ids and its buffers hold.
 
     Parameters
@@ -279,12 +281,15 @@ def load(stream: memoryview, buffers: Sequence[memoryview], has_classes: bool) -
         As `dump` wrote it.
     buffers : sequence of memoryview
         As `dump` returned them. Arrays are made over this very memory.
-    has_classes : bool
-        Whether there may be classes in it by value, which are looked for in this process.
+    footer : bytes
+        The footer's text, which says whether there are classes in the stream by value: looking into it spares
+        parsing it.
     """
-    if has_classes or _own_classes.names_the_script(stream):
-        return _own_classes.load(lambda others: _own_classes.Unpickler(stream, buffers, others))
-    return pickle.loads(stream, buffers=buffers)
+    if len(stream) <= _SMALL and pickle.STACK_GLOBAL not in stream.tobytes():  # it refers to nothing by name
+        return pickle.loads(stream, buffers=buffers)
+    if _BY_VALUE not in footer and not _own_classes.names_the_script(stream):
+        return pickle.loads(stream, buffers=buffers)
+    return _own_classes.load(lambda others: _own_classes.Unpickler(stream, buffers, others))
 
 
 def load_with_serializers(

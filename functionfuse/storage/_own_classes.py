@@ -32,9 +32,6 @@ _CLOUDPICKLE = "cloudpickle.cloudpickle"
 _TRACKERS = (_CLOUDPICKLE, "ray.cloudpickle.cloudpickle")
 _MAINS = ("__main__", "__mp_main__")
 
-_BY_NAME = pickle.STACK_GLOBAL  # what refers to anything by name
-_SMALL = 1 << 12  # bytes that are copied faster than looked through in their place
-
 # Classes that were made from a stream and have not got what belongs to them yet.
 _unfinished: WeakSet[type] = WeakSet()
 
@@ -98,8 +95,6 @@ def _member(module: Any, qualname: str) -> Any:
 
 def names_the_script(stream: memoryview) -> bool:
     """Tell whether a stream may refer by name to the module that the running script would be if it were imported."""
-    if len(stream) <= _SMALL and _BY_NAME not in stream.tobytes():  # as nearly always
-        return False
     name = script_name(sys.modules.get("__main__"))
     return name is not None and _search(name)(stream) is not None
 

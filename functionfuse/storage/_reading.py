@@ -63,8 +63,7 @@ def _loaded(place: Place, folder: str, file: str, is_mapped: bool) -> memoryview
 def _load(place: Place, registry: _codec.Registry, blob: _blob.Blob, folder: str) -> Any:
     footer = blob.footer
     if footer is not None and (footer.plain or len(footer.record["serializers"]) == 1):
-        # Looking into the text spares parsing it.
-        return _codec.load(blob.stream, blob.buffers, b'"cloudpickle"' in footer.text)
+        return _codec.load(blob.stream, blob.buffers, footer.text)
     side = place.side_folder(folder, footer.record["blob_id"] if footer else "")
     return _codec.load_with_serializers(blob.stream, blob.buffers, registry, side.protocols)
 
