@@ -152,6 +152,7 @@ class TestPandasFrame(Tables):
         frame = pd.DataFrame({"a": range(5), "f": [1.5, None, 3, 4, 5], "s": list("abcde"), "b": [True] * 5})
         days = pd.date_range("2020", periods=5, freq="D", name="day", tz="Europe/Berlin")
         nullable = {"i": pd.array([1, None], "Int64"), "s": pd.array(["x", None], "string")}
+        text = {"p": pd.array(["x", None], "string[python]"), "a": pd.array(["x", None], "string[pyarrow]")}
         return [
             frame,
             frame.set_index(days),
@@ -160,6 +161,8 @@ class TestPandasFrame(Tables):
             frame.iloc[:0],
             frame[["a"]],
             pd.DataFrame(nullable),
+            pd.DataFrame({"a": text["a"]}, index=pd.Index(["i", "j"], dtype="string[pyarrow]", name="index")),
+            *([pd.DataFrame(text)] if pd.StringDtype() == "string[python]" else []),  # pandas 3 makes both Arrow's
             pd.DataFrame({"c": pd.Categorical(["x", "y"], categories=["z", "y", "x"], ordered=True)}),
         ]
 

@@ -166,6 +166,9 @@ class ArrowBatchSerializer(ArrowTableSerializer):
 
 # pandas
 
+_ARROW_TEXT = "string[pyarrow]"
+_INDEX = -1  # its number among the columns
+
 
 class PandasFrameSerializer(_ParquetSerializer):
     """Writes a `pandas.DataFrame` to a Parquet file, with its index."""
@@ -186,13 +189,20 @@ class PandasFrameSerializer(_ParquetSerializer):
         import pyarrow as pa
 
         _write_arrow(pa.Table.from_pandas(obj), file)
-        return _frequency(obj.index)
+        frequency, texts = _frequency(obj.index), _arrow_texts(obj)
+        return {"frequency": frequency, "arrow_texts": texts} if texts else frequency
 
     @classmethod
     def _read(cls, data: memoryview, about: Any) -> Any:
         frame = _read_arrow(data).to_pandas()
-        if about is not None:
-            frame.index.freq = about
+        found = about if isinstance(about, dict) else {"frequency": about, "arrow_texts": []}
+        for number in found["arrow_texts"]:
+            if number == _INDEX:
+                frame.index = frame.index.astype(_ARROW_TEXT)
+            else:
+                frame.isetitem(number, frame.iloc[:, number].astype(_ARROW_TEXT))
+        if found["frequency"] is not None:
+            frame.index.freq = found["frequency"]
         return frame
 
     @classmethod
@@ -218,6 +228,16 @@ def _is_plain(column: Any) -> bool:
         values = column.to_numpy(column.dtype.numpy_dtype, na_value=0.0)
         return bool((values == values).all())
     return True
+
+
+def _arrow_texts(frame: Any) -> list[int]:
+    """Return the numbers of the columns of text that Arrow holds: PyArrow notes only that they are text.
+
+    Before pandas 3 they would come back as text that Python holds, and Dask makes all its texts such.
+    """
+    arrow = needed("pandas", "pandas").StringDtype("pyarrow")
+    dtypes = {**dict(enumerate(frame.dtypes)), _INDEX: frame.index.dtype}
+    return [number for number, dtype in dtypes.items() if dtype == arrow]
 
 
 def _frequency(index: Any) -> str | None:
