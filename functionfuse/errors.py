@@ -25,6 +25,7 @@ FunctionFuseError
 └── MissingDependency (ImportError)    an extra is not installed
 
 StaleResultWarning (UserWarning)       the same as StaleResult, where the result is handed back (on_stale="warn")
+ChangedResultWarning (UserWarning)     a node changed the result of another one in place
 
 Every class also inherits the builtin that callers already catch. A miss, a
 damage and a refusal never share a class: ``except FileNotFoundError`` catches
@@ -128,6 +129,10 @@ class MissingDependency(FunctionFuseError, ImportError):
 
 class StaleResultWarning(UserWarning):
     """A stored result that was made by other code or from other inputs is handed back."""
+
+
+class ChangedResultWarning(UserWarning):
+    """A result that others use, too, was changed in place by one of its users."""
 
 
 def add_note(error: BaseException, note: str) -> None:

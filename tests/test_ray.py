@@ -421,6 +421,60 @@ def test_an_object_as_an_argument_is_as_it_was_then(storage: FileStorage) -> Non
     assert run(other, storage=storage).total == 112
 
 
+@workflow
+def grow(rows: list[Any], *_: Any) -> list[Any]:
+    """Change an argument, and return it."""
+    rows.append(len(rows))
+    return rows
+
+
+@workflow
+def last_of(rows: list[Any], *_: Any) -> Any:
+    """Return the last row."""
+    return rows[-1]
+
+
+@workflow
+class Book:
+    """An object that hands out a part of itself."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, line: str) -> list[str]:
+        """Add a line, and return all."""
+        self.lines.append(line)
+        return self.lines
+
+
+@workflow
+def torn(book: Any) -> int:
+    """Clear a book."""
+    count = len(book.lines)
+    book.lines.clear()
+    return count
+
+
+@pytest.mark.parametrize("size", [2, 50_000])
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_nobody_sees_what_another_node_changed(storage: FileStorage, is_stored: bool, size: int) -> None:
+    """Nodes that change their arguments in place, many of them in one task, change them for nobody else; as locally."""
+    rows = give(list(range(size)))
+    for _ in range(2):
+        users = [(grow if number % 2 else last_of)(rows, number) for number in range(60)]
+        below = [last_of(grow(user)) for user in users if user.code.__name__ == "grow"]
+        book = Book()
+        written, removed, more = book.write("a"), torn(book), book.write("b")
+        cleared = grow(written)
+        leaves = (*users[::2], *below, rows[-1], written, removed, more, cleared)
+        expected = [*[size - 1] * 30, *[size + 1] * 30, size - 1, ["a"], 1, ["a", "b"], ["a", 1]]
+        graph = flow(*leaves, storage=storage if is_stored else None)
+        assert graph.run(return_results=True) == expected
+        if size == 2:
+            local = LocalWorkflow(*leaves, workflow_name="local")
+            assert local.run() == expected
+
+
 def test_actors_take_options_and_end(storage: FileStorage) -> None:
     """A class's remote arguments are its actor's; no actor is left when the run is over."""
     account = Account()

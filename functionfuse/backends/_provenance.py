@@ -60,6 +60,10 @@ class Provenance:
         """Take note of the blob that a node's result is in."""
         self._blob_ids[node] = blob_id
 
+    def blob_of(self, node: Node) -> str | None:
+        """Return the id of the blob that a node's result is in, where that is known."""
+        return self._blob_ids.get(node)
+
     def use(self, node: Node, footer: Footer) -> None:
         """Take note of a stored result that is used, stale or not: its lineage goes on to what is computed from it."""
         self.know_blob(node, footer.blob_id)
@@ -154,7 +158,7 @@ class Provenance:
         if known is None:
             fingerprint = of_function(code)
             text = f'"function":{quote(_full_name(code))},"code_fingerprint":{_quote_or_null(fingerprint)}'
-            self._codes[id(code)] = known = (fingerprint, text, _parameters(code, node))
+            self._codes[id(code)] = known = (fingerprint, text, parameters(code, node))
         return known
 
     def _lineage(self, node: Node, known: Mapping[Node, str], special: _Special) -> str:
@@ -215,7 +219,7 @@ def _full_name(code: Any) -> str:
     return f"{getattr(code, '__module__', None)}.{getattr(code, '__qualname__', type(code).__qualname__)}"
 
 
-def _parameters(code: Any, node: Node) -> tuple[str, ...]:
+def parameters(code: Any, node: Node) -> tuple[str, ...]:
     """Return the names of the positional parameters, as far as they have names."""
     if isinstance(code, type):
         code = getattr(code, "__init__", None)

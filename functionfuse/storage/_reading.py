@@ -42,6 +42,21 @@ def restore(place: Place, registry: _codec.Registry, options: Options, folder: s
             _log.debug("task %r was overwritten while it was read, which ended in: %s", file, str(error))
 
 
+def mapped(place: Place, folder: str, file: str, blob_id: str, verify: bool) -> Any:
+    """Return a result whose buffers lie over its file; None for another blob, and for one that is not read so.
+
+    What cloudpickle saved is not, either: its classes would come back as other ones.
+    """
+    blob = _blob.read_blob(place.load(folder, file), verify)
+    footer = blob.footer
+    if footer is None or footer.blob_id != blob_id:
+        return None
+    is_packed = any(len(buffer) > 2 for buffer in footer.record.get("buffers", ()))
+    if is_packed or footer.record["serializers"] != ["pickle"]:
+        return None
+    return _codec.load(blob.stream, blob.buffers, has_classes=False)
+
+
 def footer_at(place: Place, folder: str, file: str) -> Footer | None:
     """Return the footer of the blob in a file; None for the older format and for what is damaged."""
     while True:

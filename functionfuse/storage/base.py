@@ -34,7 +34,7 @@ quote = record.quote
 
 #: What workflow backends call; tab completion is for those who keep and look for results.
 _FOR_BACKENDS = frozenset(
-    {"ahead", "flush", "footer", "footers", "keep", "kept", "note", "restore", "routed", "stored", "tidy"}
+    {"ahead", "flush", "footer", "footers", "keep", "kept", "mapped", "note", "restore", "routed", "stored", "tidy"}
 )
 _USUAL = Options()
 
@@ -250,6 +250,30 @@ class Storage(Catalogued):
         except Exception as error:
             add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was unpickled")
             raise
+
+    def mapped(self, workflow_name: str, task_name: str, blob_id: str, verify: bool = True) -> Any:
+        """Return a stored result that lies over its file, once more and at little cost.
+
+        Parameters
+        ----------
+        workflow_name, task_name : str
+            The names under which it was saved.
+        blob_id : str
+            The blob that it is in.
+        verify : bool
+            Whether to check it; not if the same run has.
+
+        Returns
+        -------
+        object
+            None where it would be copied, read by a serializer, or another one has taken its place.
+        """
+        if not self._options.mmap or self._place.storage_options is not None:
+            return None
+        with suppress(StorageError, OSError):
+            at = self._find(workflow_name, task_name)
+            return _reading.mapped(self._place, *at, blob_id, verify and self._options.verify)
+        return None
 
     def ahead(self, workflow_name: str, task_names: Iterable[str]) -> AbstractContextManager[None]:
         """Return a context in which results that will be restored, in about that order, may be fetched before."""
