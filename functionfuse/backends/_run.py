@@ -14,7 +14,8 @@ from typing import Any
 
 from functionfuse._task import MethodCall
 from functionfuse.backends._provenance import Provenance
-from functionfuse.backends._stale import stale_message, warn
+from functionfuse.backends._stale import stale_message
+from functionfuse.backends._warning import warn
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.errors import StaleResult, StaleResultWarning, add_note
 from functionfuse.storage.base import Footer, Storage, new_id

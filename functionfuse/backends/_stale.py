@@ -1,14 +1,10 @@
-"""What is said of stale results: one text of bounded length, and a warning in every run that hands some back."""
+"""What is said of stale results: one text of bounded length, however many there are."""
 
 from __future__ import annotations
-
-import sys
-import warnings
 
 _CAUSES = 5  # that are named, those of most results first
 _NAMES = 5  # that are named of each cause
 _LONGEST = 300  # characters of a cause or a name
-_PACKAGE = __name__.partition(".")[0]
 
 
 def stale_message(workflow_name: str, stale: dict[str, str]) -> str:
@@ -42,22 +38,3 @@ def _names(names: list[str]) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def warn(message: str, category: type[Warning]) -> None:
-    """Warn the caller of this package, even if the same was said before.
-
-    `warnings.warn` leaves out what was said from the same line before: in a
-    notebook or a loop, each run after the first one would hand stale results
-    back silently. Filters count as ever: who ignores the warning, makes it
-    an error, or wants it once, gets that.
-    """
-    frame = sys._getframe(1)
-    while _is_ours(frame.f_globals.get("__name__")) and frame.f_back is not None:
-        frame = frame.f_back
-    module = frame.f_globals.get("__name__") or "<unknown>"
-    warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, module)
-
-
-def _is_ours(module: object) -> bool:
-    return isinstance(module, str) and module.partition(".")[0] == _PACKAGE

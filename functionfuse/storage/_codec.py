@@ -119,6 +119,7 @@ class Dumped:
 
 _STREAM_ONLY = Dumped((), ("pickle",))
 _BY_VALUE = b'"cloudpickle"'
+_BY_NAME = pickle.STACK_GLOBAL
 _SMALL = 1 << 12  # bytes that are copied faster than looked through in their place
 _ATOMS = frozenset({int, float, bool, str, bytes, type(None)})
 
@@ -285,7 +286,7 @@ def load(stream: memoryview, buffers: Sequence[memoryview], footer: bytes) -> An
         The footer's text, which says whether there are classes in the stream by value: looking into it spares
         parsing it.
     """
-    if len(stream) <= _SMALL and pickle.STACK_GLOBAL not in stream.tobytes():  # it refers to nothing by name
+    if len(stream) <= _SMALL and _BY_NAME not in stream.tobytes():  # it refers to nothing by name
         return pickle.loads(stream, buffers=buffers)
     if _BY_VALUE not in footer and not _own_classes.names_the_script(stream):
         return pickle.loads(stream, buffers=buffers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from functionfuse._progress import shown
 from functionfuse.backends._ray_run import RayRun
 from functionfuse.backends._ray_settings import RaySettings
 from functionfuse.backends._stored import StoredWorkflow
+from functionfuse.backends._warning import warn
 from functionfuse.backends.plugins import Plugin
 from functionfuse.errors import NoSuchNode
 from functionfuse.workflow import Node
@@ -157,7 +157,7 @@ class RayWorkflow(StoredWorkflow):
         try:
             return self.picked_nodes(regex)
         except NoSuchNode as error:  # one script may set up workflows that have such nodes, and others
-            warnings.warn(f"{error}: what is set for them is set for none", UserWarning, stacklevel=3)
+            warn(f"{error}: what is set for them is set for none", UserWarning)
             return []
 
     def set_plugin(self, pattern: str | re.Pattern[str], plugin: Plugin) -> None:
