@@ -13,7 +13,7 @@ from functionfuse.backends._copying import ATOMS
 from functionfuse.backends._returned import checked
 from functionfuse.backends._run import Plan, Run, iter_nodes
 from functionfuse.backends._sharing import HANDED_OUT, Shared, Sharing
-from functionfuse.backends._stale import warn
+from functionfuse.backends._warning import warn
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.errors import ChangedResultWarning
 from functionfuse.workflow import Node
