@@ -23,6 +23,7 @@ from catalog.sides import content_of, side_path
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
     import pyarrow.dataset as ds
 
 #: The files of each table, by the name that it has in the query.
@@ -138,7 +139,11 @@ class _Result:
                 f"{self._table} is no table, it was saved by {written}: call storage.register_default_serializers() "
                 "and save a data frame of pandas, Polars or Dask, or an Arrow table"
             )
-        if len({part.partition(".")[0] for part in parts}) > 1:
+        named = {part.partition(".")[0] for part in parts}
+        if any(file.name.endswith(".pickle") and file.name.partition(".")[0] in named for file in files):
+            what = "some of its partitions hold what Parquet cannot, and are pickles: give the columns other types"
+            raise InvalidQuestion(f"{self._table}: {what}")
+        if len(named) > 1:
             raise InvalidQuestion(f"{self._table} holds several tables: save each as a task of its own")
         if any(os.path.normpath(f"/{part}") != f"/{part}" for part in parts):
             raise self._elsewhere()
@@ -166,7 +171,7 @@ def hand_in(connection: duckdb.DuckDBPyConnection, tables: Tables) -> None:
     for name, paths in tables.items():
         try:
             connection.register(name, _dataset(paths))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, NotImplementedError) as error:
             raise InvalidQuestion(f"{name} cannot be read: {error}") from error
 
 
@@ -176,4 +181,45 @@ def _dataset(paths: list[str]) -> ds.Dataset:
 
     form = ds.ParquetFileFormat()
     fragments = [form.make_fragment(pa.OSFile(path)) for path in paths]
-    return ds.FileSystemDataset(fragments, fragments[0].physical_schema, form)
+    schema = fragments[0].physical_schema
+    known = pa.schema([field.with_type(_known(field.type)) for field in schema], schema.metadata)
+    return ds.FileSystemDataset(fragments, known, form)  # casts as it reads, what is asked for
+
+
+def _known(kind: pa.DataType) -> pa.DataType:
+    """Return the type in which DuckDB gets a column, itself where DuckDB has it.
+
+    Not as Arrow's are its numbers of 16 bits, which fit into those of 32, and decimals
+    of 256: up to 38 digits they fit into those of 128, longer ones become DOUBLE, as
+    DuckDB's own reader of Parquet has them. One column that it does not know, or has
+    such a one inside, would make it refuse the whole table.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if pa.types.is_decimal256(kind):
+        return pa.decimal128(kind.precision, kind.scale) if kind.precision <= 38 else pa.float64()
+    inner = _known_inside(kind)
+    return kind if inner is None or inner == kind else inner
+
+
+def _known_inside(kind: pa.DataType) -> pa.DataType | None:
+    """Return a nested type with known ones inside, an extension as its storage; None for one that is not nested."""
+    import pyarrow as pa
+
+    is_a = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        storage = _known(kind.storage_type)
+        return None if storage == kind.storage_type else storage
+    if is_a.is_struct(kind):
+        return pa.struct([field.with_type(_known(field.type)) for field in kind])
+    if is_a.is_map(kind):
+        return pa.map_(_known(kind.key_type), _known(kind.item_type))
+    if not is_a.is_nested(kind) or is_a.is_union(kind) or _known(kind.value_type) == kind.value_type:
+        return None
+    value = kind.value_field.with_type(_known(kind.value_type))
+    if is_a.is_fixed_size_list(kind):
+        return pa.list_(value, kind.list_size)
+    is_large = is_a.is_large_list(kind) or is_a.is_large_list_view(kind)
+    return pa.large_list(value) if is_large else pa.list_(value)  # Arrow casts no views of lists

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import enum
+import io
 import itertools
-from collections import deque
+import zoneinfo
+from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
@@ -24,6 +27,7 @@ from tests.test_arrays import arrays, assert_same
 pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")
 pa = pytest.importorskip("pyarrow")
+pytest.importorskip("pyarrow.parquet")
 parametric = pytest.importorskip("polars.testing.parametric")
 
 SETTINGS = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -174,17 +178,48 @@ def assert_same_index(found: Any, saved: Any) -> None:
     assert [type(name) for name in found.names] == [type(name) for name in saved.names]
     assert getattr(found, "freq", None) == getattr(saved, "freq", None)
     if isinstance(saved, pd.MultiIndex):
-        assert [level.dtype for level in found.levels] == [level.dtype for level in saved.levels]
+        for one, other in zip(found.levels, saved.levels, strict=True):
+            assert_same_dtype(one.dtype, other.dtype)
+    assert_same_dtype(found.dtype, saved.dtype)
     if isinstance(saved, pd.RangeIndex):
         assert (found.start, found.stop, found.step) == (saved.start, saved.stop, saved.step)
     if saved.dtype == object:
         assert [type(label) for label in found] == [type(label) for label in saved]
 
 
+def assert_same_dtype(found: Any, saved: Any) -> None:
+    """Hold two dtypes of pandas against each other: the class of a zone too, and categories with order and types."""
+    assert type(found) is type(saved)
+    assert found == saved
+    assert repr(found) == repr(saved)
+    zones = getattr(found, "tz", None), getattr(saved, "tz", None)
+    assert type(zones[0]) is type(zones[1])
+    assert repr(zones[0]) == repr(zones[1])
+    if isinstance(saved, pd.CategoricalDtype):
+        assert_same_index(found.categories, saved.categories)
+        assert [type(each) for each in found.categories] == [type(each) for each in saved.categories]
+
+
+def assert_same_value(found: Any, saved: Any) -> None:
+    """Hold two attributes against each other: in type, and so all that they hold, in its order."""
+    assert type(found) is type(saved)
+    if isinstance(saved, dict):
+        assert_same_value(list(found.items()), list(saved.items()))
+        assert getattr(found, "default_factory", None) is getattr(saved, "default_factory", None)
+    elif isinstance(saved, (list, tuple)):
+        assert len(found) == len(saved)
+        for one, other in zip(found, saved, strict=True):
+            assert_same_value(one, other)
+    elif isinstance(saved, np.ndarray):
+        assert_same(found, saved)
+    else:
+        assert repr(found) == repr(saved)
+        assert found == saved or found != found
+
+
 def assert_same_series(found: Any, saved: Any) -> None:
     """Hold two columns of pandas against each other, in the types of Python objects too."""
-    assert found.dtype == saved.dtype
-    assert repr(found.dtype) == repr(saved.dtype)
+    assert_same_dtype(found.dtype, saved.dtype)
     pd.testing.assert_series_equal(found, saved, check_exact=True, check_freq=False)
     if saved.dtype == object:
         assert [type(value) for value in found] == [type(value) for value in saved]
@@ -199,7 +234,7 @@ def assert_same_frame(found: Any, saved: Any) -> None:
     assert_same_index(found.columns, saved.columns)
     for number in range(saved.shape[1]):
         assert_same_series(found.iloc[:, number], saved.iloc[:, number])
-    assert found.attrs == saved.attrs
+    assert_same_value(found.attrs, saved.attrs)
     assert found.flags.allows_duplicate_labels == saved.flags.allows_duplicate_labels
 
 
@@ -243,8 +278,8 @@ def days(offset: Any) -> Any:
         (lambda: days(pd.offsets.CDay(holidays=["2026-01-06"])), False),
         (lambda: days(pd.offsets.BDay(offset=datetime.timedelta(hours=3))), False),
         (lambda: days(pd.offsets.BDay(2)), True),
-        (lambda: pd.DataFrame([[1, 2]], columns=pd.date_range("2026", periods=2)), False),
-        (lambda: numbered(pd.Index([1, 2]), names=5), False),
+        (lambda: pd.DataFrame([[1, 2]], columns=pd.date_range("2026", periods=2)), True),
+        (lambda: numbered(pd.Index([1, 2]), names=5), True),
         (lambda: numbered(pd.Index([1, 2]), names="a"), True),
         (lambda: numbered(pd.MultiIndex.from_arrays([[1, 2], [3, 4]]), names=["x", "x"]), True),
         (lambda: numbered(pd.MultiIndex([[1, 2**60 + 1], ["x", "y"]], [[0, 1, -1], [0, 1, 1]])), False),
@@ -262,6 +297,204 @@ def test_what_was_found_to_change(storage: FileStorage, make: Any, is_parquet: b
     assert_same_frame(back(storage, frame), frame)
     if storage.have_serializers():
         assert ("PandasFrameSerializer" in storage.footer("w", "t").record["serializers"]) == is_parquet
+
+
+class Text(str, enum.Enum):
+    """Texts that are members."""
+
+    A = "a"
+
+
+class Number(enum.IntEnum):
+    """Numbers that are members."""
+
+    A = 1
+
+
+class OwnList(list):  # type: ignore[type-arg]
+    """A list of another class."""
+
+
+class OwnText(str):
+    """A text of another class."""
+
+
+#: What may stand in `attrs`, or be the name of something.
+ODD_VALUES = {
+    "float of NumPy": np.float64(1.5),
+    "time of NumPy": np.datetime64("2026-01-01", "D"),
+    "text of NumPy": np.str_("x"),
+    "text enum": Text.A,
+    "int enum": Number.A,
+    "own text": OwnText("x"),
+    "number": 5,
+    "flag": True,
+    "pair": ("a", 1),
+    "timestamp": pd.Timestamp("2026-01-01", tz="UTC"),
+}
+ODD_ATTRS = {
+    **ODD_VALUES,
+    "tuple": (1, (2,)),
+    "NaN": float("nan"),
+    "ordered": OrderedDict(b=1, a=2),
+    "counter": Counter("aab"),
+    "default": defaultdict(list, a=[1]),
+    "own list": OwnList([1]),
+    "set": {1},
+    "array": np.arange(3, dtype="i2"),
+    "nested": {"a": [{"b": (np.float32(1), Number.A)}], 3: None},
+}
+
+
+@pytest.mark.parametrize("name", ODD_ATTRS)
+def test_attributes_of_frames(storage: FileStorage, name: str) -> None:
+    """Attributes of frames and series come back in their types, also those that JSON has not, beside a table."""
+    frame = pd.DataFrame({"a": [1, 2]})
+    frame.attrs = {"plain": {"a": [1, None]}, "odd": ODD_ATTRS[name], 5: "key"}
+    for obj in (frame, frame["a"]):
+        found = back(storage, obj)
+        assert_same_value(found.attrs, frame.attrs)
+        if storage.have_serializers():
+            assert len(set(storage.footer("w", "t").record["serializers"]) - {"pickle", "NumpySerializer"}) == 1
+
+
+@pytest.mark.parametrize("name", ODD_VALUES)
+def test_names_of_anything(storage: FileStorage, name: str) -> None:
+    """Names of indexes, columns and series, and labels, are those that they were, in type too."""
+    value = ODD_VALUES[name]
+    frame = pd.DataFrame(
+        [[1, 2], [3, 4]],
+        index=pd.Index(["x", "y"], name=value),
+        columns=pd.Index(["a", value], dtype=object, name=value, tupleize_cols=False),
+    )
+    assert_same_frame(back(storage, frame), frame)
+    series = frame.iloc[:, 0].rename(value)
+    found = back(storage, series)
+    assert_same_value(found.name, value)
+    assert_same_index(found.index, series.index)
+
+
+def zones() -> list[Any]:
+    """Return zones of every kind that is installed."""
+    one = datetime.timedelta(hours=1)
+    found = [
+        datetime.timezone.utc,
+        datetime.timezone(one),
+        datetime.timezone(one, "CET"),
+        zoneinfo.ZoneInfo("UTC"),
+        zoneinfo.ZoneInfo("Europe/Berlin"),
+        "UTC",
+        "Europe/Berlin",
+    ]
+    try:
+        import pytz
+    except ImportError:
+        return found
+    return [*found, pytz.UTC, pytz.timezone("Europe/Berlin"), pytz.FixedOffset(60)]
+
+
+@pytest.mark.parametrize("zone", zones(), ids=repr)
+def test_zones_of_every_kind(storage: FileStorage, zone: Any) -> None:
+    """A zone is of the class that it was, with its name: in a column, an index, a level, and categories."""
+    times = pd.date_range("2026-03-29", periods=3, freq="h").tz_localize("UTC").tz_convert(zone)
+    levels = pd.MultiIndex.from_arrays([times[[0, 1, 2]], [1, 2, 3]], names=["t", "n"])
+    for index in (times, levels, pd.RangeIndex(3)):
+        frame = pd.DataFrame({"t": times, "c": pd.Categorical(times)}).set_axis(index)
+        assert_same_frame(back(storage, frame), frame)
+        assert_same_frame(back(storage, frame[["t"]]), frame[["t"]])
+    series = pd.Series(times, times)
+    found = back(storage, series)
+    assert_same_index(found.index, series.index)
+    assert_same_series(found, series)
+
+
+CATEGORIES = {
+    "texts": ["z", "b", "a"],
+    "numbers": [3, 1, 2],
+    "floats": [2.5, -1.0, 0.0],
+    "flags": [True, False],
+    "times": list(pd.to_datetime(["2026-01-02", "2026-01-01"])),
+    "days": pd.date_range("2026", periods=2, freq="D"),
+    "intervals": pd.interval_range(0, 3),
+    "enums": [Text.A, "b"],
+    "mixed": [1, "a"],
+    "unknown": ["__UNKNOWN_CATEGORIES__"],
+}
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+@pytest.mark.parametrize("name", CATEGORIES)
+def test_categories_of_every_kind(storage: FileStorage, name: str, is_ordered: bool) -> None:
+    """Categories keep order, types and those that are not used, in columns and indexes, with and without rows."""
+    dtype = pd.CategoricalDtype(CATEGORIES[name], is_ordered)
+    for codes in ([], [-1, -1], [0, -1], [-1, 0], [len(dtype.categories) - 1, 0]):
+        column = pd.Categorical.from_codes(codes, dtype=dtype)
+        plain = pd.DataFrame({"a": column, "b": range(len(codes))})
+        assert_same_frame(back(storage, plain), plain)
+        indexed = plain.set_index("a")
+        assert_same_frame(back(storage, indexed), indexed)
+
+
+LEVELS = {
+    "string": lambda: pd.array(["q", "r"], dtype="string"),
+    "object": lambda: pd.Index(["q", "r"], dtype=object),
+    "str": lambda: pd.Index(["q", "r"], dtype="str"),
+    "numbers": lambda: [1, 0],
+    "bytes": lambda: np.array([1, 0], "i1"),
+    "times": lambda: pd.date_range("2026", periods=2, tz="Europe/Berlin"),
+    "categories": lambda: pd.Categorical(["q", "r"], categories=["z", "r", "q"], ordered=True),
+    "missing": lambda: [1.5, None],
+    "enums": lambda: pd.Index([Text.A, "r"], dtype=object),
+}
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_levels_of_columns(storage: FileStorage, name: str) -> None:
+    """Columns of several levels, or of any index, keep their levels' dtypes and labels."""
+    level = LEVELS[name]()
+    for columns in (
+        pd.MultiIndex.from_arrays([level, ["B", "C"]], names=["l", None]),
+        pd.MultiIndex.from_arrays([["B", "B"], level], names=[None, 3]),
+        pd.Index(level, name="one"),
+    ):
+        frame = pd.DataFrame([[1, 2], [3, 4]], columns=columns)
+        assert_same_frame(back(storage, frame), frame)
+
+
+@pytest.mark.parametrize("cell", [Text.A, OwnText("a"), np.str_("a")], ids=lambda cell: type(cell).__name__)
+def test_texts_of_other_classes(storage: FileStorage, cell: Any) -> None:
+    """A text that is more than a text stays what it is, in a column, an index, and where the dtype is of texts."""
+    objects = pd.DataFrame({"a": pd.Series(["x", cell], dtype=object)}, index=pd.Index(["y", cell], dtype=object))
+    assert_same_frame(back(storage, objects), objects)
+    column = pd.DataFrame({"a": pd.array(["x", cell], dtype="string[python]")})
+    assert [type(each) for each in back(storage, column)["a"]] == [type(each) for each in column["a"]]
+
+
+def test_what_stands_beside_a_frame_is_not_the_frames(tmp_path: Path) -> None:
+    """Saving does not change the frame, nor does what is read share anything with what is read again."""
+    storage = FileStorage(tmp_path)
+    storage.register_default_serializers()
+    frame = pd.DataFrame({0: [1], 1: [2]}, index=pd.Index([3], name=4))
+    frame.attrs = {"k": {1}}
+    frame.flags.allows_duplicate_labels = False
+    same = frame.copy()
+    first = back(storage, frame)
+    assert_same_frame(frame, same)
+    first.attrs["k"].add(2)
+    first.columns.name = "changed"
+    assert_same_frame(storage.read_task("w", "t"), same)
+
+
+def test_a_pid_of_the_first_versions(tmp_path: Path) -> None:
+    """Frames and series whose pid has a frequency and a name alone can be read."""
+    from functionfuse.serializers.tables import PandasFrameSerializer, PandasSeriesSerializer
+
+    frame = pd.DataFrame({"a": [1.5, 2.5]}, pd.date_range("2026", periods=2, freq="D"))
+    file = io.BytesIO()
+    pa.parquet.write_table(pa.Table.from_pandas(frame), file)
+    data = memoryview(file.getvalue())
+    pd.testing.assert_frame_equal(PandasFrameSerializer._read(data, "D"), frame)
+    pd.testing.assert_series_equal(PandasSeriesSerializer._read(data, [7, "D"]), frame["a"].rename(7))
 
 
 # Arrow

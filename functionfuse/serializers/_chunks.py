@@ -38,37 +38,49 @@ def as_saved(array: Any, pid: Mapping[str, Any]) -> Any:
 
 
 def described(dtype: Any) -> Any:
-    """Return a dtype as strings and lists, in which a pid can hold it."""
+    """Return a dtype as strings and lists, in which a pid can hold it; itself where they would not say all of it."""
     import numpy as np
 
-    return np.lib.format.dtype_to_descr(dtype)
+    return np.lib.format.dtype_to_descr(dtype) if is_described(dtype) else dtype
 
 
 def dtype_from(description: Any) -> Any:
     """Return the dtype that `described` was given."""
     import numpy as np
 
-    return np.lib.format.descr_to_dtype(description)
+    return description if isinstance(description, np.dtype) else np.lib.format.descr_to_dtype(description)
 
 
 def is_described(dtype: Any) -> bool:
-    """Tell whether `described` says all of a dtype: not of fields that overlap, are out of order, or aligned."""
+    """Tell whether strings and lists say all of a dtype: not of fields that overlap, are out of order, or aligned."""
+    import numpy as np
+
     if dtype.names is None:
-        return True
+        return not dtype.metadata
     try:
-        return repr(dtype_from(described(dtype))) == repr(dtype)  # two that are equal may be aligned differently
+        again = np.lib.format.descr_to_dtype(np.lib.format.dtype_to_descr(dtype))
+        return repr(again) == repr(dtype)  # two that are equal may be aligned differently
     except ValueError:
         return False
 
 
 def stored(dtype: Any) -> Any:
-    """Return the dtype for HDF5, which knows no times and no Unicode of fixed length: opaque bytes to it."""
+    """Return the dtype for HDF5: opaque bytes for what it knows nothing of, as times and Unicode of fixed length."""
     import h5py
     import numpy as np
 
     if dtype.kind in "mM":
         return h5py.opaque_dtype(dtype)
-    return np.dtype(f"V{dtype.itemsize}") if dtype.kind == "U" else dtype
+    is_plain = dtype.kind in "biufcSV" and (dtype.names is None or (is_described(dtype) and _is_numeric(dtype)))
+    return dtype if is_plain else np.dtype(f"V{dtype.itemsize}")
+
+
+def _is_numeric(dtype: Any) -> bool:
+    if dtype.subdtype:
+        return _is_numeric(dtype.base)
+    if dtype.names:
+        return all(_is_numeric(dtype[name]) for name in dtype.names)
+    return dtype.kind in "biufcS"
 
 
 def promised(block: Any, shape: tuple[int, ...], dtype: Any) -> Any:

@@ -95,11 +95,8 @@ def _check(array: Any) -> None:
         raise UnpicklableResult("the Dask array has chunks of unknown sizes: call its compute_chunk_sizes() first")
     if array.dtype.hasobject:
         raise UnpicklableResult("a Dask array of Python objects has no chunks of bytes: use astype, or compute it")
-    if not _chunks.is_described(array.dtype):
-        raise UnpicklableResult(
-            f"the fields of {array.dtype} overlap, are out of order or aligned, which its chunks could not tell: "
-            "use astype with a plain structured dtype"
-        )
+    if not array.dtype.itemsize:
+        raise UnpicklableResult(f"the elements of the Dask array are of no bytes ({array.dtype}): compute it")
     if type(array._meta) is not np.ndarray:
         kind = type(array._meta).__name__
         raise UnpicklableResult(

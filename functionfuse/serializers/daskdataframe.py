@@ -1,7 +1,11 @@
-"""Dask data frames: a Parquet file for each partition, lazy when they are read."""
+"""Dask data frames: a Parquet file for each partition, lazy when they are read.
+
+A partition that Parquet cannot hold exactly is a file with a pickle.
+"""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, cast
@@ -17,7 +21,7 @@ from functionfuse.serializers.tables import PandasFrameSerializer
 
 
 class DaskDataFrameSerializer:
-    """Writes the partitions of a Dask data frame to Parquet files.
+    """Writes the partitions of a Dask data frame to Parquet files, or all that Parquet cannot hold to pickles.
 
     Notes
     -----
@@ -42,11 +46,11 @@ class DaskDataFrameSerializer:
         Raises
         ------
         UnpicklableResult
-            If a partition has what Parquet cannot hold exactly.
+            If a partition can neither be Parquet nor pickled.
         """
         dask = needed("dask", "dataframe")
         with ExitStack() as undo:
-            writer = _Writer(f"{generate_name()}.%06d.parquet", protocols)
+            writer = _Writer(generate_name(), protocols)
             undo.callback(writer.remove)
             empty = writer.write(obj._meta, 0)
             with Counter(obj.npartitions, "Dask data frame") as counter:
@@ -60,7 +64,7 @@ class DaskDataFrameSerializer:
     def unpickle(cls, pid: Any, protocols: Mapping[str, Any]) -> Any:
         """Return a lazy data frame over the files."""
         frame = needed("dask.dataframe", "dataframe")
-        empty = PandasFrameSerializer.unpickle(pid["empty"], protocols)
+        empty = _read(Sides(protocols), pid["empty"])
         sides = HeldSides(protocols, [part["file"] for part in pid["parts"]])
         with needed("dask", "dataframe").config.set({"dataframe.convert-string": False}):  # as saved
             return frame.from_map(_Reader(protocols, sides), pid["parts"], meta=empty, divisions=pid["divisions"])
@@ -72,30 +76,41 @@ class DaskDataFrameSerializer:
             PandasFrameSerializer.remove(part, protocols)
 
     @classmethod
-    def statistics(cls, pid: Any, protocols: Mapping[str, Any]) -> Statistics:
-        """Return what the footers of the files say of the columns."""
+    def statistics(cls, pid: Any, protocols: Mapping[str, Any]) -> Statistics | None:
+        """Return what the footers of the files say of the columns; None if some are no Parquet."""
+        if any("pickle" in part for part in pid["parts"]):
+            return None
         return _parquet.statistics([part["file"] for part in pid["parts"]], protocols)
 
 
 class _Writer:
     """Writes partitions, from several threads."""
 
-    def __init__(self, pattern: str, protocols: Mapping[str, Any]) -> None:
-        self._pattern = pattern
+    def __init__(self, name: str, protocols: Mapping[str, Any]) -> None:
+        self._name = name
         self._protocols = protocols
         self._written: list[Any] = []
+        self._fits = True
 
     def write(self, part: Any, number: int, counter: Counter | None = None) -> Any:
-        pid = PandasFrameSerializer.write_as(self._pattern % number, part, self._protocols)
+        name = f"{self._name}.{number:06}"
+        pid = PandasFrameSerializer.write_as(f"{name}.parquet", part, self._protocols) if self._fits else None
         if pid is None:
-            raise UnpicklableResult(
-                f"partition {number} of the Dask data frame has columns that Parquet cannot hold exactly "
-                f"({dict(part.dtypes)}): give them other types, or names, or compute it"
-            )
+            self._fits = False  # nor will those that follow, and SQL could not read them without this one
+            pid = self._pickled(f"{name}.pickle", part)
         self._written.append(pid)
         if counter is not None:
             counter.step()
         return pid
+
+    def _pickled(self, name: str, part: Any) -> dict[str, Any]:
+        with Sides(self._protocols).written(name) as file:
+            try:
+                file.write(_stream(part))
+            except (pickle.PicklingError, TypeError, AttributeError, ValueError) as error:
+                what = f"a partition of the Dask data frame ({dict(part.dtypes)})"
+                raise UnpicklableResult(f"{what} can neither be Parquet nor pickled: {error}") from error
+        return {"file": name, "checksum": file.checksum(), "pickle": True}
 
     def remove(self) -> None:
         for pid in self._written:
@@ -111,12 +126,28 @@ class _Reader:
 
     def __call__(self, part: Any) -> Any:
         try:
-            return PandasFrameSerializer.read_from(self._sides, part)
+            return _read(self._sides, part)
         except SideFileMissing as error:
             raise SideFileMissing(f"{error}: {GONE}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (self._protocols,)
+
+
+def _stream(part: Any) -> bytes:
+    """Return a frame as a pickle; what is of the script itself, which another process has not, by value."""
+    stream = pickle.dumps(part, 5)
+    if b"__main__" not in stream and b"__mp_main__" not in stream:
+        return stream
+    import cloudpickle
+
+    return cast(bytes, cloudpickle.dumps(part, 5))
+
+
+def _read(sides: Sides, part: Any) -> Any:
+    if "pickle" not in part:
+        return PandasFrameSerializer.read_from(sides, part)
+    return pickle.loads(sides.checked(part["file"], part["checksum"]))
 
 
 def _again(protocols: Mapping[str, Any]) -> _Reader:

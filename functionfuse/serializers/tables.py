@@ -11,7 +11,7 @@ import io
 from collections.abc import Mapping
 from typing import Any, cast
 
-from functionfuse.serializers import _parquet
+from functionfuse.serializers import _beside, _parquet
 from functionfuse.serializers._needed import TypeOf, needed
 from functionfuse.serializers._sides import Sides, damage
 from functionfuse.serializers.base import Statistics, generate_name
@@ -166,9 +166,6 @@ class ArrowBatchSerializer(ArrowTableSerializer):
 
 # pandas
 
-_ARROW_TEXT = "string[pyarrow]"
-_INDEX = -1  # its number among the columns
-
 
 class PandasFrameSerializer(_ParquetSerializer):
     """Writes a `pandas.DataFrame` to a Parquet file, with its index."""
@@ -188,81 +185,45 @@ class PandasFrameSerializer(_ParquetSerializer):
     def _write(cls, obj: Any, file: Any) -> Any:
         import pyarrow as pa
 
-        _write_arrow(pa.Table.from_pandas(obj), file)
-        frequency, texts = _frequency(obj.index), _arrow_texts(obj)
-        return {"frequency": frequency, "arrow_texts": texts} if texts else frequency
+        about = _beside.told(obj)
+        _write_arrow(pa.Table.from_pandas(_beside.without(obj, about)), file)
+        return about
 
     @classmethod
     def _read(cls, data: memoryview, about: Any) -> Any:
         frame = _read_arrow(data).to_pandas()
-        found = about if isinstance(about, dict) else {"frequency": about, "arrow_texts": []}
-        for number in found["arrow_texts"]:
-            if number == _INDEX:
-                frame.index = frame.index.astype(_ARROW_TEXT)
-            else:
-                frame.isetitem(number, frame.iloc[:, number].astype(_ARROW_TEXT))
-        if found["frequency"] is not None:
-            frame.index.freq = found["frequency"]
-        return frame
+        if isinstance(about, str):  # as the first versions had it
+            frame.index.freq = about
+            return frame
+        return _beside.restored(frame, about or {})
 
     @classmethod
     def _is_same(cls, found: Any, wanted: Any) -> bool:
-        return _structure(found) == _structure(wanted)
+        return _beside.structure(found) == _beside.structure(wanted)
 
 
 def _has_plain_values(frame: Any) -> bool:
-    """Tell whether Parquet would make no different values of a frame, or names of its index, the same."""
+    """Tell whether Parquet would make no different values of a frame the same."""
     columns = [frame.iloc[:, number] for number in range(frame.shape[1])]
     levels = [frame.index.get_level_values(number) for number in range(frame.index.nlevels)]
     kept = getattr(frame.index, "levels", levels)  # with a missing value, integers would come out as floats
     is_kept = all(level.dtype == other.dtype for level, other in zip(levels, kept, strict=True))
-    is_named = all(name is None or type(name) is str for name in frame.index.names)
-    return is_named and is_kept and all(map(_is_plain, (*columns, *levels)))
+    return is_kept and all(map(_is_plain, (*columns, *levels)))
 
 
 def _is_plain(column: Any) -> bool:
     pandas = needed("pandas", "pandas")
-    if pandas.api.types.is_object_dtype(column.dtype):  # None and NaN, 1 and True would be the same
-        return pandas.api.types.infer_dtype(column, skipna=False) in ("string", "empty")
-    if isinstance(column.dtype, (pandas.Float32Dtype, pandas.Float64Dtype)):  # NaN would be missing
-        values = column.to_numpy(column.dtype.numpy_dtype, na_value=0.0)
+    dtype = column.dtype
+    if pandas.api.types.is_object_dtype(dtype):  # None and NaN, 1 and True, a text and an enum would be the same
+        return set(map(type, column.array)) <= {str}
+    if isinstance(dtype, pandas.StringDtype) and dtype.storage == "python":
+        return set(map(type, column.array)) <= {str, float, type(pandas.NA)}
+    if isinstance(dtype, pandas.CategoricalDtype):
+        return _is_plain(dtype.categories)
+    if isinstance(dtype, (pandas.Float32Dtype, pandas.Float64Dtype)):  # NaN would be missing
+        values = column.to_numpy(dtype.numpy_dtype, na_value=0.0)
         return bool((values == values).all())
     return True
-
-
-def _arrow_texts(frame: Any) -> list[int]:
-    """Return the numbers of the columns of text that Arrow holds: PyArrow notes only that they are text.
-
-    Before pandas 3 they would come back as text that Python holds, and Dask makes all its texts such.
-    """
-    arrow = needed("pandas", "pandas").StringDtype("pyarrow")
-    dtypes = {**dict(enumerate(frame.dtypes)), _INDEX: frame.index.dtype}
-    return [number for number, dtype in dtypes.items() if dtype == arrow]
-
-
-def _frequency(index: Any) -> str | None:
-    """Return the name of an index's frequency; an error if the same index would not take it again."""
-    frequency = getattr(index, "freq", None)
-    if frequency is None or index.dtype.kind == "O":
-        return None
-    name = str(frequency.freqstr)
-    again = index[:]
-    again.freq = None
-    again.freq = name
-    return name
-
-
-def _structure(frame: Any) -> list[Any]:
-    """Return all of a data frame but its values."""
-    index, columns = frame.index, frame.columns
-    levels = [index.get_level_values(number) for number in range(index.nlevels)]
-    return [
-        [type(index), index.names, [level.dtype for level in levels], getattr(index, "freq", None)],
-        [type(columns), columns.names, columns.dtype, list(columns), [type(name) for name in columns]],
-        getattr(columns, "freq", None),
-        [list(frame.dtypes), [repr(dtype) for dtype in frame.dtypes]],
-        [frame.attrs, frame.flags.allows_duplicate_labels, frame.shape],
-    ]
 
 
 class PandasSeriesSerializer(_ParquetSerializer):
@@ -273,14 +234,13 @@ class PandasSeriesSerializer(_ParquetSerializer):
 
     @classmethod
     def _fits(cls, obj: Any) -> bool:
-        is_plain = obj.name is None or type(obj.name) in (str, int)
-        return is_plain and _has_plain_values(_as_frame(obj)) and super()._fits(obj)
+        return _has_plain_values(_as_frame(obj)) and super()._fits(obj)
 
     @classmethod
     def statistics(cls, pid: Any, protocols: Mapping[str, Any]) -> Statistics:
         """Return what the file's footer says of the series, and not of its index."""
         rows, columns = super().statistics(pid, protocols)
-        name = _column(pid["about"][0])
+        name = _column(_series_about(pid["about"])[0])
         return Statistics(rows, {name: columns[name]} if name in columns else {})
 
     @classmethod
@@ -289,20 +249,34 @@ class PandasSeriesSerializer(_ParquetSerializer):
 
     @classmethod
     def _write(cls, obj: Any, file: Any) -> Any:
-        return [obj.name, PandasFrameSerializer._write(_as_frame(obj), file)]
+        if not _beside.is_importable(obj.name):
+            raise ValueError("the name is of a class of the script")
+        return {"name": obj.name, "frame": PandasFrameSerializer._write(_as_frame(obj), file)}
 
     @classmethod
     def _read(cls, data: memoryview, about: Any) -> Any:
-        series = PandasFrameSerializer._read(data, about[1]).iloc[:, 0]
-        return series.rename(about[0])
+        name, beside = _series_about(about)
+        frame = PandasFrameSerializer._read(data, beside)
+        series = frame.iloc[:, 0].rename(name)
+        series.attrs = frame.attrs
+        series.flags.allows_duplicate_labels = frame.flags.allows_duplicate_labels
+        return series
 
     @classmethod
     def _is_same(cls, found: Any, wanted: Any) -> bool:
-        return not wanted.attrs and _structure(_as_frame(found)) == _structure(_as_frame(wanted))
+        return _beside.structure(_as_frame(found)) == _beside.structure(_as_frame(wanted))
+
+
+def _series_about(about: Any) -> tuple[Any, Any]:
+    """Return the name of a series, and what stands beside its frame."""
+    return (about["name"], about["frame"]) if isinstance(about, dict) else tuple(about)  # a list in the first versions
 
 
 def _as_frame(series: Any) -> Any:
-    return series.to_frame(_column(series.name))
+    frame = series.to_frame(_column(series.name))
+    frame.attrs = series.attrs
+    frame.flags.allows_duplicate_labels = series.flags.allows_duplicate_labels
+    return frame
 
 
 def _column(name: Any) -> str:
@@ -313,10 +287,23 @@ def _column(name: Any) -> str:
 
 
 class PolarsFrameSerializer(_ParquetSerializer):
-    """Writes a `polars.DataFrame` to a Parquet file."""
+    """Writes a `polars.DataFrame` to a Parquet file.
+
+    Notes
+    -----
+    Of integers of 128 bits other readers of Parquet know nothing, and refuse the whole
+    file: they are written as decimals of 38 digits, or as text where they have more.
+    """
 
     name = "PolarsFrameSerializer"
     serializer_class: type = cast(type, TypeOf("polars", "DataFrame", "polars"))
+
+    @classmethod
+    def statistics(cls, pid: Any, protocols: Mapping[str, Any]) -> Statistics:
+        """Return what the file's footer says of the columns; numbers that are text have no order there."""
+        rows, columns = super().statistics(pid, protocols)
+        texts = (pid["about"] or {}).get("texts", ())
+        return Statistics(rows, {name: found for name, found in columns.items() if name not in texts})
 
     @classmethod
     def _first(cls, obj: Any) -> Any:
@@ -324,11 +311,19 @@ class PolarsFrameSerializer(_ParquetSerializer):
 
     @classmethod
     def _write(cls, obj: Any, file: Any) -> Any:
+        wide = {name: dtype for name, dtype in obj.schema.items() if _narrowed(dtype) != dtype}
+        texts = []
+        for name in wide:
+            column, is_text = _narrow(obj.get_column(name))
+            obj = obj.with_columns(column)
+            texts += [name] if is_text else []
         obj.write_parquet(file, compression="zstd", statistics=True)
+        return {"dtypes": wide, "texts": texts} if wide else None
 
     @classmethod
     def _read(cls, data: memoryview, about: Any) -> Any:
-        return needed("polars", "polars").read_parquet(io.BytesIO(data))
+        frame = needed("polars", "polars").read_parquet(io.BytesIO(data))
+        return frame.cast(about["dtypes"]) if about else frame
 
     @classmethod
     def _is_same(cls, found: Any, wanted: Any) -> bool:
@@ -343,7 +338,7 @@ class PolarsSeriesSerializer(PolarsFrameSerializer):
 
     @classmethod
     def _write(cls, obj: Any, file: Any) -> Any:
-        super()._write(obj.to_frame(), file)
+        return super()._write(obj.to_frame(), file)
 
     @classmethod
     def _read(cls, data: memoryview, about: Any) -> Any:
@@ -352,3 +347,26 @@ class PolarsSeriesSerializer(PolarsFrameSerializer):
     @classmethod
     def _is_same(cls, found: Any, wanted: Any) -> bool:
         return super()._is_same(found.to_frame(), wanted.to_frame())
+
+
+def _narrow(column: Any) -> tuple[Any, bool]:
+    """Return a column without integers of 128 bits, and whether they are text now."""
+    polars = needed("polars", "polars")
+    try:
+        return column.cast(_narrowed(column.dtype)), False
+    except polars.exceptions.InvalidOperationError:  # one has 39 digits
+        return column.cast(_narrowed(column.dtype, is_text=True)), True
+
+
+def _narrowed(dtype: Any, *, is_text: bool = False) -> Any:
+    """Return a type with decimals, or texts, in place of integers of 128 bits, at any depth."""
+    polars = needed("polars", "polars")
+    if str(dtype) in ("Int128", "UInt128"):  # which not every version has
+        return polars.String() if is_text else polars.Decimal(38, 0)
+    if isinstance(dtype, polars.List):
+        return polars.List(_narrowed(dtype.inner, is_text=is_text))
+    if isinstance(dtype, polars.Array):
+        return polars.Array(_narrowed(dtype.inner, is_text=is_text), dtype.size)
+    if isinstance(dtype, polars.Struct):
+        return polars.Struct({field.name: _narrowed(field.dtype, is_text=is_text) for field in dtype.fields})
+    return dtype

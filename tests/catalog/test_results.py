@@ -95,6 +95,23 @@ def test_odd_names(name: str, storage: FileStorage) -> None:
     assert rows(storage, f"SELECT sum(a) FROM result('{quoted}', '{quoted}')") == [(3,)]
 
 
+def test_partitions_of_which_some_are_pickles(storage: FileStorage) -> None:
+    """A Dask data frame of which one partition is no Parquet is no table: a part of its rows is no answer."""
+    dd = pytest.importorskip("dask.dataframe")
+
+    frame = dd.from_pandas(pd.DataFrame({"a": list("abcdefgh")}), npartitions=4)
+    whole = frame.map_partitions(lambda part: part.assign(a=part.a), meta=frame._meta)
+    storage.save("weather", "whole", whole)
+    assert rows(storage, "SELECT count(*) FROM result('weather', 'whole')") == [(8,)]
+    some = frame.map_partitions(
+        lambda part: part.astype(object).assign(a=[1j, 2]) if "g" in set(part.a) else part, meta=frame._meta
+    )
+    storage.save("weather", "some", some)
+    assert storage.read_task("weather", "some").compute().a.tolist() == [*"abcdef", 1j, 2]
+    with pytest.raises(InvalidQuestion, match="some of its partitions"):
+        rows(storage, "FROM result('weather', 'some')")
+
+
 def test_partitions_are_one_table(storage: FileStorage) -> None:
     """The partitions of a Dask data frame are read together, the columns of all."""
     dd = pytest.importorskip("dask.dataframe")
