@@ -13,6 +13,7 @@ from typing import Any
 
 from functionfuse.serializers._needed import needed
 
+_INDEX = -1  # its number among the columns
 _WHOLE = 2**53  # up to which floats have every integer
 _ATOMS = (str, int, bool, type(None))
 
