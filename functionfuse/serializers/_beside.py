@@ -110,7 +110,7 @@ def _is_found_again(dtype: Any) -> bool:
 
 
 def _arrow_texts(frame: Any) -> list[int] | None:
-    """Return the numbers of the columns of text that Arrow holds, the index at -1: PyArrow notes only that they are text.
+    """Return the numbers of the columns of text that Arrow holds, the index at -1: PyArrow notes only text.
 
     Before pandas 3 they would come back as text that Python holds, and Dask makes all its texts such.
     """

@@ -175,7 +175,7 @@ class PandasFrameSerializer(_ParquetSerializer):
 
     @classmethod
     def _fits(cls, obj: Any) -> bool:
-        return _has_plain_values(obj) and super()._fits(obj)
+        return bool(obj.shape[1]) and _has_plain_values(obj) and super()._fits(obj)
 
     @classmethod
     def _first(cls, obj: Any) -> Any:
