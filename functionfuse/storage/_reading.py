@@ -54,7 +54,7 @@ def mapped(place: Place, folder: str, file: str, blob_id: str, verify: bool) -> 
     is_packed = any(len(buffer) > 2 for buffer in footer.record.get("buffers", ()))
     if is_packed or footer.record["serializers"] != ["pickle"]:
         return None
-    return _codec.load(blob.stream, blob.buffers, has_classes=False)
+    return _codec.load(blob.stream, blob.buffers, footer.text)
 
 
 def footer_at(place: Place, folder: str, file: str) -> Footer | None:

@@ -53,7 +53,7 @@ class KeepingTests(Oracles):
         before = datetime.now(timezone.utc).replace(tzinfo=None)
         storage.save("the workflow", "the/task", 1.5)
         blob = self.only_blob(storage)
-        assert blob.version == 1
+        assert blob.version == 3
         assert (blob.record["workflow"], blob.record["task"]) == ("the workflow", "the/task")
         assert blob.record["serializers"] == ["pickle"]
         assert blob.record["checksum"] == f"xxh3:{xxhash.xxh3_128_hexdigest(blob.body)}"
