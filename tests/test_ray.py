@@ -9,6 +9,9 @@ import random
 import re
 import runpy
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -236,6 +239,51 @@ def test_coroutines_are_awaited(storage: FileStorage) -> None:
     with pytest.raises(InvalidResult, match="generate' returned"):
         run(generate().set_name("m"), storage=storage)
     assert not storage.file_exists(flow(double(1)).workflow_name, "m")
+
+
+def test_results_are_of_the_scripts_own_classes(tmp_path: Path) -> None:
+    """What workers save of a script's classes is of those on other workers, which read it, and in the script again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import dataclasses, enum
+            import ray
+            from functionfuse import workflow
+            from functionfuse.backends.builtin.rayback import RayWorkflow
+            from functionfuse.storage.filestorage import FileStorage
+
+            class Mode(enum.Enum):
+                FAST = 1
+
+            @dataclasses.dataclass
+            class Point:
+                x: int
+
+            @workflow
+            def make():
+                return [Mode.FAST, Point(1)]
+
+            @workflow
+            def check(made):
+                return [made[0] is Mode.FAST, made[1] == Point(1)]
+
+            if __name__ == "__main__":
+                ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+                for _ in range(2):
+                    made = make().set_name("made")
+                    graph = RayWorkflow(check(made).set_name("checked"), workflow_name="w")
+                    graph.set_storage(FileStorage("store"))
+                    assert graph.run(recompute="checked", return_results=True) == [True, True]
+                    assert made.result[0] is Mode.FAST and made.result[1] == Point(1)
+            """
+        )
+    )
+    root = str(Path(__file__).resolve().parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_staleness_is_that_of_a_local_run(storage: FileStorage) -> None:
