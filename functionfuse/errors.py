@@ -21,9 +21,11 @@ FunctionFuseError
 │   ├── UnsupportedFormat (RuntimeError)    written by a newer functionfuse
 │   └── DamagedResult (ValueError)     there is a result, and it is broken
 │       ├── InvalidPickle              the blob's bytes are not what was saved
+│       ├── UnreadableResult           they are, but no object can be made of them: its class is gone, say
 │       └── SideFileMissing            a file that the blob declares is gone
 └── MissingDependency (ImportError)    an extra is not installed
 
+LazyResultWarning (UserWarning)        what was saved is a recipe, which may give something else when it is computed
 StaleResultWarning (UserWarning)       the same as StaleResult, where the result is handed back (on_stale="warn")
 ChangedResultWarning (UserWarning)     a node changed the result of another one in place
 
@@ -119,12 +121,20 @@ class InvalidPickle(DamagedResult):
     """The bytes of a blob are not the bytes that were saved."""
 
 
+class UnreadableResult(DamagedResult):
+    """A blob is what was saved, but it cannot be unpickled: what it refers to is gone or fails."""
+
+
 class SideFileMissing(DamagedResult):
     """A side file that a blob declares is gone."""
 
 
 class MissingDependency(FunctionFuseError, ImportError):
     """An optional dependency is not installed."""
+
+
+class LazyResultWarning(UserWarning):
+    """A result that holds something lazy was saved: how to compute it, not what it is."""
 
 
 class StaleResultWarning(UserWarning):

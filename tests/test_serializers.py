@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from checked import Checked
 
-from functionfuse.errors import MissingDependency
+from functionfuse.errors import LazyResultWarning, MissingDependency
 from functionfuse.serializers import _needed
 from functionfuse.serializers._defaults import installed_defaults
 from functionfuse.serializers.base import FILE_PROTOCOL, generate_name
@@ -508,7 +508,8 @@ def test_summaries(tmp_path: Path) -> None:
     dd = pytest.importorskip("dask.dataframe")
     xr = pytest.importorskip("xarray")
     storage = FileStorage(tmp_path)
-    storage.save("w", "a", dd.from_pandas(pd.DataFrame({"x": [1, 2, 3]}), npartitions=2))
+    with pytest.warns(LazyResultWarning):
+        storage.save("w", "a", dd.from_pandas(pd.DataFrame({"x": [1, 2, 3]}), npartitions=2))
     storage.save("w", "b", xr.Dataset({"v": ("t", np.zeros(4))}))
     storage.save("w", "c", xr.DataArray(np.zeros((2, 3), "f4"), dims=["p", "q"]))
     found = [storage.footer("w", name).record["summary"] for name in "abc"]

@@ -25,7 +25,7 @@ from typing import Any
 import xxhash
 
 from functionfuse.fingerprint import of_value
-from functionfuse.storage._arrays import dispatch_table
+from functionfuse.storage._arrays import array_reducers
 
 #: Bytes of a pickle up to which a value is small. Buffers of at least as many are not copied into the pickle.
 SMALL = 1 << 16
@@ -159,9 +159,9 @@ def _dumped(value: Any) -> tuple[_Sink, list[memoryview], dict[int, Any]]:
         for kind in (pickle.Pickler, _Pickler):
             sink, buffers = _Sink(), []  # type: tuple[_Sink, list[memoryview]]
             pickler: Any = kind(sink, 5, buffer_callback=functools.partial(_keep_in_band, buffers))
-            table = dispatch_table()
-            if table is not None:
-                pickler.dispatch_table = table
+            reducers = array_reducers()
+            if reducers:
+                pickler.dispatch_table = {**copyreg.dispatch_table, **reducers}
             with suppress(Exception):  # whatever a class raises that cannot be pickled
                 pickler.dump(value)
                 return sink, buffers, getattr(pickler, "shared", {})

@@ -8,20 +8,16 @@ theirs, and times leave the stream like all others. No library is needed here: w
 
 from __future__ import annotations
 
-import copyreg
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 
-def dispatch_table(table: Mapping[type, Callable[[Any], Any]] | None = None) -> dict[type, Callable[[Any], Any]] | None:
-    """Return a pickler's dispatch table, with arrays added to `table` or the usual one; None if there can be none."""
-    numpy = sys.modules.get("numpy")
-    array = getattr(numpy, "ndarray", None)  # None while NumPy is being imported
-    if array is None:
-        return None
-    return {**(copyreg.dispatch_table if table is None else table), array: _reduce}
+def array_reducers() -> dict[type, Callable[[Any], Any]]:
+    """Return the reducer of arrays, if there can be any."""
+    array = getattr(sys.modules.get("numpy"), "ndarray", None)  # None while NumPy is being imported
+    return {} if array is None else {array: _reduce}
 
 
 def _reduce(array: Any) -> Any:

@@ -9,6 +9,7 @@ another ``__main__``.
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 import sys
@@ -17,13 +18,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, cast
 
-from functionfuse.errors import SerializerNotRegistered, SideFileMissing, UnpicklableResult
+from functionfuse.errors import SerializerNotRegistered, SideFileMissing, UnpicklableResult, UnreadableResult
 from functionfuse.serializers._defaults import Default
 from functionfuse.serializers.base import Serializer, Statistics
 from functionfuse.storage import _own_classes
-from functionfuse.storage._arrays import dispatch_table
+from functionfuse.storage._arrays import array_reducers
 from functionfuse.storage._compression import Buffer
+from functionfuse.storage._lazy import lazy_reducers
 from functionfuse.storage._planes import plane_width
+from functionfuse.storage._substitutes import SUBSTITUTES
+from functionfuse.storage._trial import may_fail, text_of, try_to_load
 
 PROTOCOL = 5
 #: Buffers of at least this many bytes leave the stream; smaller ones are cheaper to copy than to map.
@@ -33,8 +37,6 @@ OUT_OF_BAND = 1 << 16
 _SPAWNED_MAIN = "__mp_main__"
 _MAINS = (b"__main__", _SPAWNED_MAIN.encode())
 _LONGEST_MAIN = max(map(len, _MAINS))
-# RuntimeError: nested too deep, or not implemented.
-_REFUSALS = (pickle.PicklingError, TypeError, AttributeError, ValueError, RuntimeError)
 
 
 class Sink(Protocol):
@@ -110,13 +112,17 @@ class Dumped:
         "pickle" or "cloudpickle", then the names of the registered serializers that took part.
     root : tuple of (str, object), optional
         The persistent id of the object itself, where a serializer took over all of it.
+    lazy : dict, optional
+        The classes of lazy objects that were pickled, with what to do instead.
     """
 
     buffers: tuple[Buffer, ...]
     serializers: tuple[str, ...]
     root: tuple[str, Any] | None = None
+    lazy: dict[type, str] | None = None
 
 
+_DISPATCH_TABLE: Any = vars(pickle.Pickler)["dispatch_table"]
 _STREAM_ONLY = Dumped((), ("pickle",))
 _BY_VALUE = b'"cloudpickle"'
 _BY_NAME = pickle.STACK_GLOBAL
@@ -141,19 +147,35 @@ def dump(obj: Any, sink: Sink, registry: Registry, protocols: Callable[[], Mappi
     Raises
     ------
     UnpicklableResult
-        If neither pickle nor cloudpickle can.
+        If neither pickle nor cloudpickle can, or what they wrote is small, and cannot be read.
     """
     registry.settle()
     if type(obj) in _ATOMS and not registry.by_type:  # numbers and strings, a third of the time
         sink.write(pickle.dumps(obj, PROTOCOL))
         return _STREAM_ONLY
     taken = Taken()  # by serializers: what took an hour to compute is not computed again for the second attempt
+    watch = _Watch(sink)
     try:
-        return _dump("pickle", pickle.Pickler, obj, _Watch(sink), registry, protocols, taken)
-    except (_OfMain, *_REFUSALS):
-        if taken.error:
+        dumped = _dump("pickle", pickle.Pickler, obj, watch, registry, protocols, taken)
+    except Exception as error:  # `__reduce__` and the like may raise anything
+        if not _is_of_pickle(error, watch, taken):
             raise
-        sink.restart()
+    else:
+        if (
+            watch.whole is not None
+            and may_fail(watch.whole)
+            and dumped.serializers == ("pickle",)
+            and not dumped.buffers
+        ):
+            try_to_load(watch.whole, obj)
+        return dumped
+    sink.restart()
+    return _dump_by_cloudpickle(obj, _Guard(sink), registry, protocols, taken)
+
+
+def _dump_by_cloudpickle(
+    obj: Any, sink: _Guard, registry: Registry, protocols: Callable[[], Mapping[str, Any]], taken: Taken
+) -> Dumped:
     import cloudpickle
 
     main = sys.modules.get(_SPAWNED_MAIN)
@@ -161,10 +183,15 @@ def dump(obj: Any, sink: Sink, registry: Registry, protocols: Callable[[], Mappi
         cloudpickle.register_pickle_by_value(main)
     try:
         return _dump("cloudpickle", _own_classes.pickler(), obj, sink, registry, protocols, taken)
-    except _REFUSALS as error:
-        if taken.error:
+    except Exception as error:
+        if not _is_of_pickle(error, sink, taken):
             raise
         raise UnpicklableResult(f"a {type(obj).__qualname__} cannot be pickled: {error}") from error
+
+
+def _is_of_pickle(error: Exception, sink: _Guard, taken: Taken) -> bool:
+    """Tell whether an error says that an object cannot be pickled so; that of a disk or a serializer does not."""
+    return not (isinstance(error, MemoryError) or error is sink.error or taken.error)
 
 
 class Taken(dict[int, tuple[Any, Any]]):
@@ -194,12 +221,13 @@ def _dump(
     name: str,
     base: Any,
     obj: Any,
-    sink: _Watch | Sink,
+    sink: _Guard,
     registry: Registry,
     protocols: Callable[[], Mapping[str, Any]],
     taken: Taken,
 ) -> Dumped:
     buffers: list[Buffer] = []
+    lazy: dict[type, str] = {}
 
     def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
@@ -209,19 +237,23 @@ def _dump(
         return False
 
     if not registry.by_type:
-        _pickle(obj, base(sink, PROTOCOL, buffer_callback=keep_in_band))
-        return Dumped(tuple(buffers), (name,)) if buffers or name != "pickle" else _STREAM_ONLY
+        _pickle(obj, base(sink, PROTOCOL, buffer_callback=keep_in_band), lazy)
+        if not buffers and not lazy and name == "pickle":
+            return _STREAM_ONLY
+        return Dumped(tuple(buffers), (name,), lazy=lazy)
     pickler = _with_serializers(base)(sink, PROTOCOL, buffer_callback=keep_in_band)
     pickler.take(registry, protocols(), taken)
-    _pickle(obj, pickler)
+    _pickle(obj, pickler, lazy)
     _, root = taken.get(id(obj), (obj, None))
-    return Dumped(tuple(buffers), (name, *sorted(pickler.used)), root)
+    return Dumped(tuple(buffers), (name, *sorted(pickler.used)), root, lazy)
 
 
-def _pickle(obj: Any, pickler: Any) -> None:
-    table = dispatch_table(getattr(pickler, "dispatch_table", None))
-    if table is not None:
-        pickler.dispatch_table = table
+def _pickle(obj: Any, pickler: Any, lazy: dict[type, str]) -> None:
+    given = getattr(pickler, "dispatch_table", None)  # cloudpickle has one of its own
+    reducers = {**array_reducers(), **lazy_reducers(lazy), **(SUBSTITUTES if given is not None else {})}
+    if reducers:
+        # cloudpickle's is an attribute of its class, which hides the slot that is looked at.
+        _DISPATCH_TABLE.__set__(pickler, {**(copyreg.dispatch_table if given is None else given), **reducers})
     try:
         pickler.dump(obj)
     except BaseException:
@@ -256,21 +288,56 @@ class _OfMain(Exception):
     """The stream refers to a class or function of the script by name."""
 
 
-class _Watch:
-    """Hands a stream on until it mentions the script's module, which another process would look up in its own."""
+class _Guard:
+    """Hands a stream on.
 
-    __slots__ = ("_last", "_sink")
+    Attributes
+    ----------
+    error : Exception or None
+        What the sink raised.
+    """
+
+    __slots__ = ("_sink", "error")
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
+        self.error: Exception | None = None
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._sink.write(data)
+        except Exception as error:
+            self.error = error
+            raise
+
+
+class _Watch(_Guard):
+    """Hands a stream on until it mentions the script's module, which another process would look up in its own.
+
+    Attributes
+    ----------
+    whole : bytes or None
+        All of the stream, if it came in one piece, as those do that are small; None otherwise.
+    """
+
+    __slots__ = ("_last", "whole")
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__(sink)
+        self.whole: bytes | None = None
         self._last = b""
 
     def write(self, data: bytes) -> None:
+        self.whole = None if self._last else data
         seam = self._last + bytes(data[:_LONGEST_MAIN]) if self._last else b""
         if any(main in data or main in seam for main in _MAINS):
             raise _OfMain
         self._last = bytes(data[-_LONGEST_MAIN:])
-        self._sink.write(data)
+        try:  # as above: a call would take as long again
+            self._sink.write(data)
+        except Exception as error:
+            self.error = error
+            raise
 
 
 def load(stream: memoryview, buffers: Sequence[memoryview], footer: bytes) -> Any:
@@ -286,11 +353,16 @@ def load(stream: memoryview, buffers: Sequence[memoryview], footer: bytes) -> An
         The footer's text, which says whether there are classes in the stream by value: looking into it spares
         parsing it.
     """
-    if len(stream) <= _SMALL and _BY_NAME not in stream.tobytes():  # it refers to nothing by name
-        return pickle.loads(stream, buffers=buffers)
-    if _BY_VALUE not in footer and not _own_classes.names_the_script(stream):
-        return pickle.loads(stream, buffers=buffers)
-    return _own_classes.load(lambda others: _own_classes.Unpickler(stream, buffers, others))
+    try:
+        if len(stream) <= _SMALL and _BY_NAME not in stream.tobytes():  # it refers to nothing by name
+            return pickle.loads(stream, buffers=buffers)
+        if _BY_VALUE not in footer and not _own_classes.names_the_script(stream):
+            return pickle.loads(stream, buffers=buffers)
+        return _own_classes.load(lambda others: _own_classes.Unpickler(stream, buffers, others))
+    except MemoryError:
+        raise
+    except Exception as error:  # classes and functions that are called may raise anything
+        raise _unreadable(error) from error
 
 
 def load_with_serializers(
@@ -314,9 +386,31 @@ def load_with_serializers(
     SideFileMissing
         If a serializer does not find its file.
     """
-    # No variable holds it: an error's traceback would, and Python looks for no cycles in its stack (see `_pickle`).
     known: dict[bytes, Any] = {}  # what serializers have read is kept when the stream is read once more
-    return _own_classes.load(lambda others: _SerializedUnpickler(stream, buffers, others, registry, protocols, known))
+    failure = _Failure()
+
+    def unpickler(others: set[int]) -> _SerializedUnpickler:
+        return _SerializedUnpickler(stream, buffers, others, registry, protocols, known, failure)
+
+    try:
+        # No variable holds it: an error's traceback would, and Python looks for no cycles in its stack (see `_pickle`).
+        return _own_classes.load(unpickler)
+    except MemoryError:
+        raise
+    except Exception as error:
+        if error is failure.error:
+            raise
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> UnreadableResult:
+    return UnreadableResult(f"its bytes are what was saved, but they cannot be unpickled: {text_of(error)}")
+
+
+class _Failure:
+    """What a serializer raised, if it did: that is its own, and says nothing of pickle."""
+
+    error: Exception | None = None
 
 
 class _SerializedUnpickler(_own_classes.Unpickler):
@@ -328,22 +422,31 @@ class _SerializedUnpickler(_own_classes.Unpickler):
         registry: Registry,
         protocols: Mapping[str, Any],
         known: dict[bytes, Any],
+        failure: _Failure,
     ) -> None:
         super().__init__(stream, buffers, others)
         self._registry = registry
         self._protocols = protocols
         self._known = known
+        self._failure = failure
 
     def persistent_load(self, pid: Any) -> Any:
         name, own = pid
         key = pickle.dumps(pid)  # a pid may be unhashable; one that comes twice is one object twice
         if key not in self._known:
-            serializer = self._registry.named(name)
             try:
-                self._known[key] = serializer.unpickle(own, self._protocols)
-            except FileNotFoundError as error:
-                raise SideFileMissing(f"the serializer {name!r} does not find its side file: {error}") from error
+                self._known[key] = self._unpickled(name, own)
+            except Exception as error:
+                self._failure.error = error
+                raise
         return self._known[key]
+
+    def _unpickled(self, name: str, own: Any) -> Any:
+        serializer = self._registry.named(name)
+        try:
+            return serializer.unpickle(own, self._protocols)
+        except FileNotFoundError as error:
+            raise SideFileMissing(f"the serializer {name!r} does not find its side file: {error}") from error
 
 
 def statistics(root: tuple[str, Any] | None, registry: Registry, protocols: Mapping[str, Any]) -> Statistics | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from catalog import ids, record
-from functionfuse.storage import _codec, _lines, _removal
+from functionfuse.storage import _codec, _lazy, _lines, _removal
 from functionfuse.storage._blob import BlobWriter
 from functionfuse.storage._describe import describe
 from functionfuse.storage._options import Options
@@ -32,6 +32,8 @@ class Target:
         Folder and file.
     names : str
         The fragment of a record that names the result.
+    task : tuple of (str, str)
+        The names of workflow and task.
     is_new : bool
         Whether it is known that nothing is stored there, so that nobody needs to look.
     """
@@ -41,6 +43,7 @@ class Target:
     options: Options
     at: tuple[str, str]
     names: str
+    task: tuple[str, str]
     is_new: bool = False
 
 
@@ -75,7 +78,7 @@ def keep(target: Target, obj: Any, origin: str, commit: Callable[[Change], None]
             _removal.forget(present, target.registry, *target.at)
 
     try:
-        line = _write(writer, target.registry, target.options, obj, fields)
+        line = _write(writer, target, obj, fields)
         commit(Change(target.at, line, writer.publish, writer.discard, after, writer.size))
     except BaseException:  # also an interrupt on the way from one to the other
         writer.discard()
@@ -83,9 +86,12 @@ def keep(target: Target, obj: Any, origin: str, commit: Callable[[Change], None]
     return blob_id
 
 
-def _write(writer: BlobWriter, registry: _codec.Registry, options: Options, obj: Any, fields: list[str]) -> str:
+def _write(writer: BlobWriter, target: Target, obj: Any, fields: list[str]) -> str:
     """Write all of a blob and return the line that tells of it."""
+    registry, options = target.registry, target.options
     dumped = _codec.dump(obj, writer, registry, lambda: writer.side.protocols)
+    if dumped.lazy:
+        _lazy.warn(dumped.lazy, *target.task)
     fields.append(describe(obj, lambda: _codec.statistics(dumped.root, registry, writer.side.protocols)))
     layout = f",{writer.write_buffers(dumped.buffers, options.packing)}" if dumped.buffers else ""
     plain = not layout and len(dumped.serializers) == 1

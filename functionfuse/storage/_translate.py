@@ -5,11 +5,22 @@ from __future__ import annotations
 import errno
 import os
 
-from functionfuse.errors import InvalidPickle, SideFileMissing, StorageError, StorageUnusable, UnpicklableResult
+from functionfuse.errors import (
+    InvalidPickle,
+    SideFileMissing,
+    StorageError,
+    StorageUnusable,
+    UnpicklableResult,
+    UnreadableResult,
+)
 
 _REMEDIES: dict[type[StorageError], str] = {
     InvalidPickle: "; remove the task, and the next run computes it again",
     SideFileMissing: "; remove the task, and the next run computes it again",
+    UnreadableResult: (
+        "; make what it refers to importable as it was when it was saved, or remove the task: "
+        "the next run computes it again, as does one with on_stale='recompute'"
+    ),
     UnpicklableResult: "; return something else or register a serializer for it; what was stored before is intact",
 }
 _REMEDIES_BY_NUMBER = {

@@ -154,7 +154,8 @@ class Storage(Catalogued):
         """
         at = self._find(workflow_name, task_name)  # what the older format kept raw is overwritten where it is
         names_fields = record.name_fields(workflow_name, task_name)
-        target = _saving.Target(self._place, self._registry, self._options, at, names_fields, is_new)
+        task = (workflow_name, task_name)
+        target = _saving.Target(self._place, self._registry, self._options, at, names_fields, task, is_new)
         place = self._place
 
         def hand_over(change: Change) -> None:
