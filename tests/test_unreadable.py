@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from functionfuse import workflow
+from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import DamagedResult, LazyResultWarning, UnpicklableResult, UnreadableResult
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import NoteSerializer
@@ -164,6 +166,48 @@ def test_a_class_or_module_that_is_gone(storage: FileStorage, module: Any, seria
     sys.modules[module.__name__] = module
     module.Later = later
     assert type(storage.read_task("w", "t")[0]) is later
+
+
+def test_on_stale_recompute_computes_it_anew(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stored result that cannot be unpickled is computed anew with on_stale="recompute", else it is an error."""
+    calls: list[str] = []
+
+    @workflow
+    def first() -> Any:
+        calls.append("first")
+        return Changing(100_000)
+
+    @workflow
+    def beside() -> int:
+        calls.append("beside")
+        return 1
+
+    @workflow
+    def size(changing: Any, number: int) -> int:
+        calls.append("size")
+        return len(changing.text) + number
+
+    def run(on_stale: str, recompute: str | None = None) -> Any:
+        leaf = size(first().set_name("first"), beside().set_name("beside")).set_name("size")
+        local = LocalWorkflow(leaf, workflow_name="w", on_stale=on_stale)
+        local.set_storage(storage)
+        calls.clear()
+        return local.run(recompute=recompute)
+
+    assert run("warn") == 100_001
+    storage.remove_task("w", "size")
+    for on_stale in ("warn", "error", "ignore"):
+        with pytest.raises(UnreadableResult, match=r"task 'first' of workflow 'w'"):
+            run(on_stale)
+        assert calls == []
+    assert run("recompute") == 100_001
+    assert calls == ["first", "size"]
+    assert run("recompute") == 100_001
+    assert calls == []
+    assert run("recompute", recompute="beside") == 100_001
+    assert sorted(calls) == ["beside", "beside", "first", "size"]  # it is known only when it is read
+    monkeypatch.setattr(Changing, "refuses", False)
+    assert storage.read_task("w", "first").text == "x" * 100_000
 
 
 class Owner:

@@ -17,7 +17,7 @@ from functionfuse.backends._provenance import Provenance
 from functionfuse.backends._stale import stale_message
 from functionfuse.backends._warning import warn
 from functionfuse.baseworkflow import BaseWorkflow
-from functionfuse.errors import StaleResult, StaleResultWarning, add_note
+from functionfuse.errors import StaleResult, StaleResultWarning, UnreadableResult, add_note
 from functionfuse.storage.base import Footer, Storage, new_id
 from functionfuse.workflow import Node
 
@@ -90,7 +90,9 @@ class Run(ABC):
         self._storage = settings.storage
         self._name = workflow.workflow_name
         self._nodes = workflow.ordered()
-        self._anew = self._below(workflow.picked_nodes(recompute)) if recompute is not None else set()
+        self._wanted_anew = self._below(workflow.picked_nodes(recompute)) if recompute is not None else set()
+        self._anew = set(self._wanted_anew)
+        self._unreadable: set[Node] = set()  # whose stored results could not be unpickled
         self._stored = self._storage.stored(self._name) if self._storage else set()
         self._provenance = Provenance(workflow, self._nodes) if self._storage else None
         self._kept = {node for node in self._nodes if self._is_kept(node)}
@@ -108,7 +110,28 @@ class Run(ABC):
         ----------
         progress : callable
             Is given the nodes that have to be computed, and gives them back one by one.
+
+        Notes
+        -----
+        With ``on_stale="recompute"``, a stored result that cannot be unpickled ends the run, and another one begins
+        that computes it anew: what this one computed is stored.
         """
+        known = set(self._unreadable)
+        try:
+            return self._execute(progress)
+        except UnreadableResult:
+            if self._settings.on_stale != "recompute" or self._unreadable == known:
+                raise
+        return self._again().execute(progress)
+
+    def _again(self) -> Run:
+        again = type(self)(self._workflow, self._settings)
+        again._unreadable = self._unreadable
+        again._wanted_anew = self._wanted_anew
+        again._anew = self._wanted_anew | self._below(self._unreadable)
+        return again
+
+    def _execute(self, progress: Callable[[list[Node]], Iterable[Node]]) -> list[Any]:
         plan = self._plan()
         status = "failed"
         try:
@@ -303,6 +326,8 @@ class Run(ABC):
         if error is self._noted:  # on its way from a parent that could not be read
             return
         self._noted = error
+        if isinstance(error, UnreadableResult) and node.get_name() in self._stored:
+            self._unreadable.add(node)
         beside = f", or one of {others} that went with it," if others else ""
         place = f"node {node.get_name()!r}{beside} of workflow {self._name!r}"
         with nothing_hidden(f"the failure of {place} could not be noted"):

@@ -24,7 +24,7 @@ from functionfuse.serializers.base import Serializer, Statistics
 from functionfuse.storage import _own_classes
 from functionfuse.storage._arrays import array_reducers
 from functionfuse.storage._compression import Buffer
-from functionfuse.storage._lazy import lazy_reducers
+from functionfuse.storage._lazy import LAZY, lazy_reducers
 from functionfuse.storage._planes import plane_width
 from functionfuse.storage._substitutes import SUBSTITUTES
 from functionfuse.storage._trial import may_fail, text_of, try_to_load
@@ -123,6 +123,7 @@ class Dumped:
 
 
 _DISPATCH_TABLE: Any = vars(pickle.Pickler)["dispatch_table"]
+_WITH_REDUCERS = frozenset({"numpy", *LAZY})
 _STREAM_ONLY = Dumped((), ("pickle",))
 _BY_VALUE = b'"cloudpickle"'
 _BY_NAME = pickle.STACK_GLOBAL
@@ -250,7 +251,10 @@ def _dump(
 
 def _pickle(obj: Any, pickler: Any, lazy: dict[type, str]) -> None:
     given = getattr(pickler, "dispatch_table", None)  # cloudpickle has one of its own
-    reducers = {**array_reducers(), **lazy_reducers(lazy), **(SUBSTITUTES if given is not None else {})}
+    if given is None and sys.modules.keys().isdisjoint(_WITH_REDUCERS):  # as for most small results
+        reducers = {}
+    else:
+        reducers = {**array_reducers(), **lazy_reducers(lazy), **(SUBSTITUTES if given is not None else {})}
     if reducers:
         # cloudpickle's is an attribute of its class, which hides the slot that is looked at.
         _DISPATCH_TABLE.__set__(pickler, {**(copyreg.dispatch_table if given is None else given), **reducers})

@@ -17,8 +17,8 @@ _REGISTERED = "call storage.register_default_serializers() first (with the extra
 _COMPUTED = "return what its compute() gives"
 _IN_MEMORY = "return what it holds, in memory"
 
-# By module: classes, and what to do instead. Of Xarray and Zarr it is what opens files: arrays in memory are none.
-_LAZY = {
+#: By module: classes, and what to do instead. Of Xarray and Zarr it is what opens files: arrays in memory are none.
+LAZY = {
     "dask.array": {"Array": _REGISTERED.format("dask", _COMPUTED)},
     "dask.bag": {"Bag": _COMPUTED, "Item": _COMPUTED},
     "dask.dataframe": {
@@ -51,8 +51,8 @@ def lazy_reducers(found: dict[type, str]) -> dict[type, Reducer]:
         Takes the classes of the objects that come by, with what to do instead.
     """
     reducers: dict[type, Reducer] = {}
-    for module in _LAZY.keys() & sys.modules.keys():
-        for name, remedy in _LAZY[module].items():
+    for module in LAZY.keys() & sys.modules.keys():
+        for name, remedy in LAZY[module].items():
             cls = getattr(sys.modules[module], name, None)  # None in other versions, and while it is being imported
             if isinstance(cls, type):
                 reducers[cls] = partial(_reduce, found, remedy)
