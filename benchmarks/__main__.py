@@ -15,7 +15,10 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("main_road", "writers", "catalog_scale", "live_questions", "arrays", "dask_arrays", "s3", "ray_nodes")
+NAMES = (
+    *("main_road", "writers", "catalog_scale", "live_questions", "arrays", "dask_arrays", "side_digests", "s3"),
+    "ray_nodes",
+)
 
 
 def main() -> None:

@@ -30,10 +30,11 @@ _PACE = 0.0005  # seconds between two results of a process
 _LINKS = 50_000  # of one file: ext4 has 65,000 at most
 
 _SAVE = (
-    '{{"event":"save","format":1,"size":{size},"blob_id":"{blob_id}","workflow":"{workflow}","task":"{task}",'
+    '{{"event":"save","format":3,"size":{size},"blob_id":"{blob_id}","workflow":"{workflow}","task":"{task}",'
     '"run_id":"{run_id}","function":"__main__.train","code_fingerprint":"py3.11:{code}","lineage":"py3.11:{lineage}",'
-    '"inputs":{{"data":"blob:{parent}","step":"{step}"}},"parents":["task_000000"],"duration":{duration:.9f},'
-    '"type":"dict","packages":{{}},"summary":{{"length":2}},"value":{{"loss":{loss!r},"step":{step}}},'
+    '"inputs":{{"data":"blob:{parent}","step":"{step}"}},"parents":["task_000000"],'
+    '"scheme":"bytecode-1","duration":{duration:.9f},"type":"dict","packages":{{}},'
+    '"summary":{{"length":2}},"value":{{"loss":{loss!r},"step":{step}}},'
     '"saved_at":"{saved_at}","checksum":"xxh3:{checksum}","serializers":["pickle"],{machine}}}\n'
 )
 _RUN = (

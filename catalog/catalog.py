@@ -44,11 +44,13 @@ class Catalog:
         index of a remote storage is always in the cache directory.
     storage_options : mapping, optional
         Keyword arguments of the URL's file system.
+    verify : {"always", "never"}
+        Whether the files of results that SQL reads as tables are held against their digests.
 
     Raises
     ------
     ValueError
-        If `index` is none of the two.
+        If `index` or `verify` is none of the two.
 
     Notes
     -----
@@ -72,12 +74,15 @@ class Catalog:
         must_exist: bool = True,
         index: IndexPlace = "storage",
         storage_options: Mapping[str, Any] | None = None,
+        verify: Literal["always", "never"] = "always",
     ) -> None:
         if index not in ("storage", "private"):
             raise ValueError(f"index is 'storage' or 'private', not {index!r}")
+        if verify not in ("always", "never"):
+            raise ValueError(f"verify is 'always' or 'never', not {verify!r}")
         self._folder = folder_of(path, storage_options)
         self.path = self._folder.root
-        self._index = Index(self._folder, must_exist, private=index == "private")
+        self._index = Index(self._folder, must_exist, private=index == "private", verifies=verify == "always")
 
     @classmethod
     def open(

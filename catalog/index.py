@@ -77,10 +77,13 @@ class Index:
         Whether a folder that is not there is an error, or a storage in which nothing was saved yet.
     private : bool
         Whether it lies in the user's cache directory, even where the storage can be written.
+    verifies : bool
+        Whether the files of results that are read as tables are held against their digests.
     """
 
-    def __init__(self, folder: Folder, must_exist: bool, private: bool) -> None:
+    def __init__(self, folder: Folder, must_exist: bool, private: bool, verifies: bool = True) -> None:
         self._folder = folder
+        self._verifies = verifies
         self._must_exist = must_exist
         self._private = private or folder.is_remote
 
@@ -127,7 +130,7 @@ class Index:
         """
         box.start()
         box.check(query)
-        with results.resolved(query, self._folder) as (resolved, tables):
+        with results.resolved(query, self._folder, self._verifies) as (resolved, tables):
             box.check(resolved)
             return self._answered(lambda path: box.run(path, resolved, parameters, limits, tables), _Use.BOXED)
 

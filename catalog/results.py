@@ -15,11 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from catalog.declared import declared
+from catalog.declared import DamagedList, SideFile, declared
 from catalog.errors import InvalidQuestion
 from catalog.folder import Folder, Unreadable
+from catalog.intact import fault_of
 from catalog.names import candidates, from_text
 from catalog.sides import content_of, side_path
+from catalog.upkeep import CannotBeRead
 
 if TYPE_CHECKING:
     import duckdb
@@ -36,7 +38,7 @@ _SUFFIX = ".parquet"
 
 
 @contextmanager
-def resolved(query: str, folder: Folder) -> Iterator[tuple[str, Tables]]:
+def resolved(query: str, folder: Folder, verifies: bool = True) -> Iterator[tuple[str, Tables]]:
     """Have a query with the names of tables in place of the results, and the files of each.
 
     Parameters
@@ -45,6 +47,8 @@ def resolved(query: str, folder: Folder) -> Iterator[tuple[str, Tables]]:
         Statements that `statements.check` let pass.
     folder : Folder
         The storage. The files of a remote one are fetched for the time of the block.
+    verifies : bool
+        Whether files are held against their digests.
 
     Yields
     ------
@@ -54,14 +58,14 @@ def resolved(query: str, folder: Folder) -> Iterator[tuple[str, Tables]]:
     Raises
     ------
     InvalidQuestion
-        If a result is not named by two texts, is no table, or is none of this storage.
+        If a result is not named by two texts, is no table, is damaged, or is none of this storage.
     """
     if "result" not in query.lower():  # as nearly always
         yield query, {}
         return
     text, named = _named(query)
     with ExitStack() as fetched:
-        yield text, {table: _Result(folder, *names).fetched(fetched) for table, names in named.items()}
+        yield text, {table: _Result(folder, *names, verifies).fetched(fetched) for table, names in named.items()}
 
 
 def _named(query: str) -> tuple[str, dict[str, tuple[str, str]]]:
@@ -97,8 +101,9 @@ def _table_name(workflow: str, task: str) -> str:
 class _Result:
     """A result that holds one table; its names are as the catalog shows them."""
 
-    def __init__(self, storage: Folder, workflow: str, task: str) -> None:
+    def __init__(self, storage: Folder, workflow: str, task: str, verifies: bool) -> None:
         self._storage = storage
+        self._verifies = verifies
         self._names = from_text(workflow), from_text(task)
         self._table = _table_name(workflow, task)
 
@@ -108,7 +113,10 @@ class _Result:
         while True:
             side = side_path(folder, record["blob_id"])
             try:
-                return stack.enter_context(self._storage.fetched(side, self._parts(record, side)))
+                parts = self._parts(record, side)
+                paths = stack.enter_context(self._storage.fetched(side, [part.name for part in parts]))
+                self._check(parts, paths)
+                return paths
             except Unreadable:
                 raise self._elsewhere() from None
             except FileNotFoundError as error:
@@ -116,6 +124,17 @@ class _Result:
                 if record["blob_id"] == before["blob_id"]:  # it was not overwritten meanwhile
                     what = f"its file {error} is gone; remove the task and run it again"
                     raise InvalidQuestion(f"{self._table}: {what}") from None
+
+    def _check(self, parts: Sequence[SideFile], paths: Sequence[str]) -> None:
+        """Hold the files against their digests, those of formats 1 and 2 have none."""
+        for part, path in zip(parts, paths, strict=True) if self._verifies else ():
+            with open(path, "rb", buffering=0) as file:
+                reason = fault_of(file.fileno(), part.digest) if part.digest is not None else ""
+            if reason:
+                raise self._damaged(f"its side file {part.name} is damaged: {reason}")
+
+    def _damaged(self, what: str) -> InvalidQuestion:
+        return InvalidQuestion(f"{self._table}: {what}; remove the task and run it again")
 
     def _record(self) -> tuple[str, Mapping[str, Any]]:
         """Return the workflow's folder, and what the result says of itself."""
@@ -130,22 +149,25 @@ class _Result:
                     return folder, json.loads(found.line)
         raise InvalidQuestion(f"{self._table}: nothing is stored under these names")
 
-    def _parts(self, record: Mapping[str, Any], side: str) -> Sequence[str]:
-        files = declared(record, lambda name: content_of(self._storage.upkeep(), f"{side}/{name}"))
-        parts = sorted(file.name for file in files if file.name.endswith(_SUFFIX))
+    def _parts(self, record: Mapping[str, Any], side: str) -> Sequence[SideFile]:
+        try:
+            files = declared(record, lambda name: content_of(self._storage.upkeep(), f"{side}/{name}"))
+        except (DamagedList, CannotBeRead) as error:
+            raise self._damaged(str(error)) from error
+        parts = sorted(file for file in files if file.name.endswith(_SUFFIX))
         if not parts:
             written = ", ".join(record["serializers"])
             raise InvalidQuestion(
                 f"{self._table} is no table, it was saved by {written}: call storage.register_default_serializers() "
                 "and save a data frame of pandas, Polars or Dask, or an Arrow table"
             )
-        named = {part.partition(".")[0] for part in parts}
+        named = {part.name.partition(".")[0] for part in parts}
         if any(file.name.endswith(".pickle") and file.name.partition(".")[0] in named for file in files):
             what = "some of its partitions hold what Parquet cannot, and are pickles: give the columns other types"
             raise InvalidQuestion(f"{self._table}: {what}")
         if len(named) > 1:
             raise InvalidQuestion(f"{self._table} holds several tables: save each as a task of its own")
-        if any(os.path.normpath(f"/{part}") != f"/{part}" for part in parts):
+        if any(os.path.normpath(f"/{part.name}") != f"/{part.name}" for part in parts):
             raise self._elsewhere()
         return parts
 

@@ -31,6 +31,8 @@ from tests.fixtures.make_format_3 import FOLDER, PACKED, RESULTS
 from tests.oracle import listed, lying
 from tests.test_second_reader import ask
 
+pytestmark = pytest.mark.usefixtures("zarr_loop")
+
 OLD = Path(__file__).parent / "fixtures" / "functionfuse-0.1.0-py3-none-any.whl"
 
 

@@ -46,6 +46,8 @@ FLOORS = (
 # A place also knows where the journal's lines and the storage's identity go.
 SHARED = {"catalog.errors", "catalog.identity", "catalog.ids", "catalog.journal", "catalog.names", "catalog.record"}
 # Both reach a remote storage in the same way, by one connection.
+# What a blob declares of its side files, kinds of events, and whether a side file is still what was written.
+SHARED |= {"catalog.declared", "catalog.intact", "catalog.kinds"}
 SHARED |= {f"catalog.remote.{name}" for name in ("bucket", "journal", "location", "pool")}
 ASK_THE_CATALOG = {
     "functionfuse.storage._catalogued",

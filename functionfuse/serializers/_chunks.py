@@ -199,6 +199,8 @@ class Reader:
         How it holds the array.
     index : bytes
         From `index_of`.
+    verifies : bool
+        Whether chunks are held against their checksums.
 
     Notes
     -----
@@ -206,8 +208,9 @@ class Reader:
     process it is opened by its path for each chunk.
     """
 
-    def __init__(self, path: str, layout: Layout, index: bytes) -> None:
+    def __init__(self, path: str, layout: Layout, index: bytes, verifies: bool = True) -> None:
         self.path = path
+        self._verifies = verifies
         self.layout = layout
         self._index = index
         self._held = Held([path])
@@ -225,12 +228,12 @@ class Reader:
         data = np.empty(size, np.uint8)
         with self._held.opened(self.path) as handle:
             read_into(handle, data.data, offset)
-        if checksum(data.data) != expected:
+        if self._verifies and checksum(data.data) != expected:
             raise InvalidPickle(f"the side file {self.path} is damaged: chunk {block_id} is not what was saved")
         return self.layout.decoded(data, number)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Reader, (self.path, self.layout, self._index)
+        return Reader, (self.path, self.layout, self._index, self._verifies)
 
     def __dask_tokenize__(self) -> str:
         return self.name

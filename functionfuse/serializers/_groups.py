@@ -38,9 +38,11 @@ def store(sides: Sides, name: str, extra: str) -> Any:
     """Return Zarr's store over a side folder that is there, to be read; `SideFileMissing` where it is not."""
     zarr = needed("zarr", extra)
     if not sides.is_local:
-        return _strict()(zarr.storage.FsspecStore.from_mapper(sides.mapper(name), read_only=True))
+        inner = zarr.storage.FsspecStore.from_mapper(sides.mapper(name), read_only=True)
+        return _strict()(inner, name, sides.expected)
     path = os.path.dirname(sides.path(f"{name}/zarr.json"))
-    return _strict()(zarr.storage.LocalStore(path, read_only=True), path, Held(_chunks_in(path)))
+    inner = zarr.storage.LocalStore(path, read_only=True)
+    return _strict()(inner, name, sides.expected, path, Held(_chunks_in(path)))
 
 
 def _chunks_in(path: str) -> Iterator[str]:
@@ -96,31 +98,43 @@ def _hexdigest(data: memoryview) -> str:
 
 @cache
 def _strict() -> Any:
-    """Return the class of a store in which a chunk that is not there is an error."""
+    """Return the class of a store in which a chunk that is not there, or is another one, is an error."""
     base: Any = needed("zarr.storage", "dask").WrapperStore
 
     class Strict(base):  # type: ignore[misc]  # Zarr is imported on use
-        def __init__(self, store: Any, folder: str = "", held: Any = ()) -> None:
+        def __init__(self, store: Any, name: str = "", expected: Any = None, folder: str = "", held: Any = ()) -> None:
             super().__init__(store)
+            self.name = name
+            self.expected = expected
             self.folder = folder
             self.held = held
 
         async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
             if f"{self.folder}/{key}" in self.held and byte_range is None:
-                return prototype.buffer.from_bytes(await asyncio.to_thread(self.held.read, f"{self.folder}/{key}"))
+                data = await asyncio.to_thread(self.held.read, f"{self.folder}/{key}")
+                self.check(key, data)
+                return prototype.buffer.from_bytes(data)
             found = await super().get(key, prototype, byte_range)
+            if found is not None and byte_range is None:
+                self.check(key, found.as_numpy_array().data)
             if found is None and not key.endswith(_METADATA):
                 raise SideFileMissing(f"the side file {key} of {self._store} is gone: it was lost, or {GONE}")
             return found
 
+        def check(self, key: str, data: Any) -> None:
+            # Its CRC says that a chunk is whole, not that it is the one that was written there.
+            wanted = None if self.expected is None else self.expected.digest(f"{self.name}/{key}")
+            if wanted is not None and f"xxh3:{_hexdigest(data)}" != wanted:
+                raise InvalidPickle(f"the side file {self.name}/{key} is damaged: its checksum is wrong")
+
         def __reduce__(self) -> tuple[Any, ...]:
-            return _again, (self._store,)
+            return _again, (self._store, self.name, self.expected)
 
     return Strict
 
 
-def _again(inner: Any) -> Any:
-    return _strict()(inner)
+def _again(inner: Any, name: str, expected: Any) -> Any:
+    return _strict()(inner, name, expected)
 
 
 def digest(sides: Sides, name: str, arrays: Iterable[str]) -> bytes:
@@ -134,5 +148,5 @@ def digest(sides: Sides, name: str, arrays: Iterable[str]) -> bytes:
 
 def check(sides: Sides, name: str, pid: Mapping[str, Any]) -> None:
     """Hold a group's metadata against the checksum in its pid; `InvalidPickle` if it was changed."""
-    if digest(sides, name, pid["arrays"]) != pid["digest"]:
+    if sides.verifies and digest(sides, name, pid["arrays"]) != pid["digest"]:
         raise InvalidPickle(f"the metadata of the side folder {name} is damaged: its checksum is wrong")

@@ -12,6 +12,8 @@ FILE_PROTOCOL = "file_protocol"
 S3_PROTOCOL = "s3 protocol"
 #: Key, within the latter, of a dictionary for the digests of files that were hashed as they were written.
 DIGESTS = "digests"
+#: Keys there of what side files shall be (None where nobody knows, or wants to), and whether checksums are compared.
+EXPECTED, VERIFIES = "expected", "verifies"
 
 
 def generate_name() -> str:

@@ -196,7 +196,8 @@ class _Writer:
 
 def _from_hdf5(pid: Mapping[str, Any], sides: Sides) -> Any:
     layout = _chunks.Layout(pid["grid"], _chunks.dtype_from(pid["dtype"]), pid["level"])
-    return _chunks.as_saved(_lazy(_chunks.Reader(sides.path(pid["file"]), layout, pid["index"])), pid)
+    reader = _chunks.Reader(sides.path(pid["file"]), layout, pid["index"], sides.verifies)
+    return _chunks.as_saved(_lazy(reader), pid)
 
 
 def _lazy(reader: _chunks.Reader) -> Any:

@@ -10,6 +10,7 @@ from catalog import names, record
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _retention
 from functionfuse.storage._lookup import checked
+from functionfuse.storage._options import Options
 from functionfuse.storage._place import Place
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Catalogued(ABC):
     """The questions to a storage's catalog, and the deeds that follow from their answers."""
 
     _place: Place
+    _options: Options
 
     def __init__(self, index: Literal["storage", "private"]) -> None:
         self._index = index
@@ -39,7 +41,11 @@ class Catalogued(ABC):
 
             place = self._place
             self._catalog = Catalog(
-                place.root, must_exist=False, index=self._index, storage_options=place.storage_options
+                place.root,
+                must_exist=False,
+                index=self._index,
+                storage_options=place.storage_options,
+                verify="always" if self._options.verify else "never",
             )
         return self._catalog
 

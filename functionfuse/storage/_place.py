@@ -61,6 +61,9 @@ class Side(Protocol):
     def protocols(self) -> Mapping[str, Any]:
         """What serializers are given to reach them."""
 
+    def expect(self, record: Mapping[str, Any], verify: bool) -> None:
+        """Hold what is read from now on against the digests in a record, if that is wanted."""
+
     def files(self) -> list[SideFile]:
         """Return name, size and digest of every one, sorted by name."""
 

@@ -7,18 +7,20 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
 from catalog.declared import SideFile
 from catalog.errors import NewerFormat
 from catalog.identity import claim_identity
+from catalog.intact import fault_of
 from catalog.journal import journal_of
 from catalog.names import CATALOG_FOLDER, SIDE_FOLDER
-from functionfuse.errors import SideFileMissing, StorageUnusable, UnsupportedFormat
+from functionfuse.errors import InvalidPickle, SideFileMissing, StorageUnusable, UnsupportedFormat
 from functionfuse.serializers.base import FILE_PROTOCOL
 from functionfuse.storage._digests import hashed
+from functionfuse.storage._expected import Expected
 from functionfuse.storage._memory import mapped, read_all
 from functionfuse.storage._place import Change, Place
 from functionfuse.storage._sync import sync_path, sync_tree
@@ -322,6 +324,10 @@ class SideFolder:
     def __init__(self, path: str) -> None:
         self.path = path
         self._digests: dict[str, tuple[int, str]] = {}  # of what was hashed as it was written
+        #: What the files shall be; None where nobody can know, or wants to.
+        self.expected: Expected | None = None
+        #: Whether serializers shall hold what they read against checksums of their own.
+        self.verifies = True
 
     @property
     def protocols(self) -> dict[str, SideFolder]:
@@ -342,9 +348,40 @@ class SideFolder:
         ------
         SideFileMissing
             If it is opened for reading and is not there.
+        InvalidPickle
+            If it is not what was written.
         ValueError
             If the name leads out of the folder.
         """
+        file = self.open_unchecked(filename, mode)
+        if self.expected is None or set(mode) & set("wax"):
+            return file
+        try:
+            self._check(file, filename)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _check(self, file: IO[Any], filename: str) -> None:
+        assert self.expected is not None
+        path = self._inside(filename)
+        digest = self.expected.digest(self._relative(path))
+        reason = fault_of(file.fileno(), digest) if digest is not None else ""
+        if reason:
+            raise InvalidPickle(f"the side file {path} is damaged: {reason}")
+
+    def expect(self, record: Mapping[str, Any], verify: bool) -> None:
+        """Hold what is read from now on against the digests in a record, if that is wanted."""
+        self.verifies = verify
+        self.expected = Expected(record, self._content) if verify else None
+
+    def _content(self, filename: str) -> bytes:
+        with self.open_unchecked(filename) as file:
+            return bytes(file.read())
+
+    def open_unchecked(self, filename: str, mode: str = "rb") -> IO[Any]:
+        """Open a side file as `open` does, for who checks what he reads himself, a part at a time."""
         path = self._inside(filename)
         if not set(mode) & set("wax"):
             try:

@@ -35,7 +35,7 @@ def restore(place: Place, registry: _codec.Registry, options: Options, folder: s
     while True:
         blob = _blob.read_blob(_loaded(place, folder, file, options.mmap), options.verify)
         try:
-            return Restored(_load(place, registry, blob, folder), blob.footer)
+            return Restored(_load(place, registry, blob, folder, options.verify), blob.footer)
         except Exception as error:  # whatever a serializer says of files that vanish while it reads them
             if _unchanged(place, folder, file, blob):
                 raise
@@ -75,11 +75,12 @@ def _loaded(place: Place, folder: str, file: str, is_mapped: bool) -> memoryview
         raise TaskNotFound(f"nothing is stored there ({place.path(folder, file)})") from error
 
 
-def _load(place: Place, registry: _codec.Registry, blob: _blob.Blob, folder: str) -> Any:
+def _load(place: Place, registry: _codec.Registry, blob: _blob.Blob, folder: str, verify: bool) -> Any:
     footer = blob.footer
     if footer is not None and (footer.plain or len(footer.record["serializers"]) == 1):
         return _codec.load(blob.stream, blob.buffers, footer.text)
     side = place.side_folder(folder, footer.record["blob_id"] if footer else "")
+    side.expect(footer.record if footer else {}, verify)
     return _codec.load_with_serializers(blob.stream, blob.buffers, registry, side.protocols)
 
 

@@ -19,9 +19,10 @@ from catalog.remote.bucket import Changed, Tail, Upload, is_transient
 from catalog.remote.journal import Deed, RemoteJournal, journal_at
 from catalog.remote.location import Location
 from functionfuse.errors import StorageUnusable, UnsupportedFormat
-from functionfuse.serializers.base import DIGESTS, S3_PROTOCOL
+from functionfuse.serializers.base import DIGESTS, EXPECTED, S3_PROTOCOL, VERIFIES
 from functionfuse.storage._ahead import Ahead
 from functionfuse.storage._digests import noted
+from functionfuse.storage._expected import Expected
 from functionfuse.storage._memory import anonymous
 from functionfuse.storage._place import Change, Place
 
@@ -398,6 +399,8 @@ class RemoteSideFolder:
         self._location = location
         self._prefix = prefix
         self._digests: dict[str, tuple[int, str]] = {}  # of what was hashed as it was written
+        self._expected: Expected | None = None
+        self._verifies = True
 
     @property
     def protocols(self) -> dict[str, Any]:
@@ -410,8 +413,18 @@ class RemoteSideFolder:
                 "client": bucket.filesystem,
                 "folder": f"{scheme}://{folder}",
                 DIGESTS: self._digests,
+                EXPECTED: self._expected,
+                VERIFIES: self._verifies,
             }
         }
+
+    def expect(self, record: Mapping[str, Any], verify: bool) -> None:
+        """Let serializers hold what they read from now on against the digests in a record, if that is wanted."""
+        self._verifies = verify
+        self._expected = Expected(record, self._content) if verify else None
+
+    def _content(self, filename: str) -> bytes:
+        return self._location.bucket().get(f"{self._prefix}/{filename}")
 
     def files(self) -> list[SideFile]:
         """Return name, size and digest of every file, sorted by name.

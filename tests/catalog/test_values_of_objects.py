@@ -125,7 +125,7 @@ UTC = dt.timezone.utc
         (decimal.Decimal("NaN"), "NaN"),
         (fractions.Fraction(1, 4), 0.25),
         (2.5 - 1j, {"real": 2.5, "imag": -1.0}),
-        ({"b", "a"}, ["a", "b"]),
+        pytest.param({"b", "a"}, ["a", "b"], id="a set"),
         (frozenset([3]), [3]),
         (collections.deque([1, 2]), [1, 2]),
         (collections.OrderedDict(a=1), {"a": 1}),
