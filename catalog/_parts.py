@@ -106,7 +106,7 @@ def _schema(table: str) -> pa.Schema:
 
     types = {
         "list": pa.list_(pa.string()),
-        "timestamp[us]": pa.timestamp("us"),
+        "timestamp[us, tz=UTC]": pa.timestamp("us", tz="UTC"),
         "bool": pa.bool_(),
         "double": pa.float64(),
     }

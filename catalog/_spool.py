@@ -40,7 +40,7 @@ ARROW = {
     "DOUBLE": "double",
     "INTEGER": "int32",
     "JSON": "string",
-    "TIMESTAMP": "timestamp[us]",
+    "TIMESTAMPTZ": "timestamp[us, tz=UTC]",
     "UUID": "string",
     "VARCHAR": "string",
     "VARCHAR[]": "list",

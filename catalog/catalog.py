@@ -154,9 +154,10 @@ class Catalog:
         ----------
         workflow, task : str
             Globs as in `fnmatch`, case-sensitive.
-        since, until : datetime, date or str, optional
-            Saved at or after `since` and before `until`. Strings are ISO 8601; times without a zone are local.
-        as_of : datetime, date or str, optional
+        since, until : datetime, date, str or numpy.datetime64, optional
+            Saved at or after `since` and before `until`. Strings are ISO 8601; times without a zone are local, those of
+            pandas and NumPy too.
+        as_of : datetime, date, str or numpy.datetime64, optional
             The moment whose results are wanted, as far as journal and blobs tell: what was deleted or copied in by
             hand left no time but that of its save.
         serializer : str, optional
@@ -174,7 +175,7 @@ class Catalog:
         -------
         duckdb.DuckDBPyRelation
             One row a result, over a materialised Arrow table: ``.df()``, ``.pl()``, ``.arrow()``, ``.show()``,
-            ``.filter(...)`` and ``.fetchall()`` work at any later time. Times are UTC.
+            ``.filter(...)`` and ``.fetchall()`` work at any later time. Times are aware, in UTC.
 
         Raises
         ------
@@ -216,7 +217,7 @@ class Catalog:
             Globs as in `fnmatch`. A `task` other than ``"*"`` leaves out what concerns a whole workflow.
         event : str
             A glob on the kind of event, such as ``"save"`` or ``"run-*"``.
-        since, until : datetime, date or str, optional
+        since, until : datetime, date, str or numpy.datetime64, optional
             Happened at or after `since` and before `until`.
         serializer, type, min_size, max_size
             As in `tasks`, on what was saved or removed.
@@ -265,7 +266,7 @@ class Catalog:
         ----------
         workflow : str
             A glob as in `fnmatch`.
-        since, until : datetime, date or str, optional
+        since, until : datetime, date, str or numpy.datetime64, optional
             Started at or after `since` and before `until`.
         status, backend : str, optional
             Globs: ``"finished"``, ``"failed"``, ``"interrupted"``, ``"running"``; ``"local"``.

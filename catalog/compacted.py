@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-FORMAT = 1
+FORMAT = 2  # 1 had times without a zone, in UTC
 _COLUMNS = (*BATCH, Column("line", "VARCHAR", "the journal's line, where it has fields that are no columns"))
 # Ids and JSON are stored as text, which every engine reads.
 _STORED = ", ".join(
@@ -141,13 +141,19 @@ def without(table: pa.Table, event_ids: Collection[str]) -> pa.Table:
 
 
 def _completed(table: pa.Table) -> pa.Table:
-    """Return rows with the columns that an earlier version did not write yet, as they are in its lines."""
+    """Return rows of any version as this one writes them.
+
+    Columns that it did not have yet are as they are in its lines; its times without a zone are UTC.
+    """
     import pyarrow as pa
 
     for index, field in enumerate(_schema()):
         if field.name not in table.column_names:
             values = table["size"] if field.name == "logical_size" else pa.nulls(table.num_rows, field.type)
             table = table.add_column(index, field, values)
+        elif pa.types.is_timestamp(field.type):
+            at = table.column_names.index(field.name)
+            table = table.set_column(at, field, table[field.name].cast(field.type))
     return table
 
 
@@ -158,7 +164,7 @@ def _schema() -> pa.Schema:
         "BIGINT": pa.int64(),
         "DOUBLE": pa.float64(),
         "INTEGER": pa.int32(),
-        "TIMESTAMP": pa.timestamp("us"),
+        "TIMESTAMPTZ": pa.timestamp("us", tz="UTC"),
         "VARCHAR[]": pa.list_(pa.string()),
     }
     return pa.schema(

@@ -40,7 +40,8 @@ _TEXTS = {
     "int64": "{0}::VARCHAR",
     "double": "printf('%.16e', {0})",
     "bool": "{0}::VARCHAR",
-    "timestamp[us]": "coalesce(epoch_us({0})::VARCHAR, {0}::VARCHAR)",
+    "timestamp[us]": "coalesce(epoch_us({0})::VARCHAR, {0}::VARCHAR)",  # UTC; exports of format 1
+    "timestamp[us, tz=UTC]": "coalesce(epoch_us({0})::VARCHAR, {0}::VARCHAR)",
     "list": "array_to_string(list_transform({0}, lambda x: coalesce(strlen(x)::VARCHAR || ':' || x, '-')), '')",
 }
 

@@ -32,7 +32,7 @@ def engine() -> Iterator[None]:
 
 
 def connect(config: dict[str, str | bool | int | float | list[str]] | None = None) -> duckdb.DuckDBPyConnection:
-    """Return an instance of its own, in memory; its progress bar is off, and so is that of its cursors.
+    """Return an instance of its own, in memory, whose time zone is UTC; neither it nor its cursors draw progress bars.
 
     Parameters
     ----------
@@ -51,6 +51,7 @@ def connect(config: dict[str, str | bool | int | float | list[str]] | None = Non
     # none, and refuses to switch it off.
     with suppress(duckdb.InvalidInputException):
         connection.execute("SET enable_progress_bar = false").fetchall()
+    connection.execute("SET GLOBAL TimeZone = 'UTC'").fetchall()  # an answer is the same on every machine
     return connection
 
 

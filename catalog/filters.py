@@ -49,7 +49,7 @@ def given(table: str, filters: dict[str, Any]) -> dict[str, Any]:
         if name not in _FILTERS[table]:
             raise InvalidQuestion(f"{name}={value!r}: {table} takes no such filter; it takes {_listed(table)}")
         if name in ("since", "until"):
-            value = f"{to_utc(value, name).isoformat(timespec='microseconds')}Z"
+            value = to_utc(value, name).isoformat(timespec="microseconds").replace("+00:00", "Z")
         found[name] = to_text(value) if isinstance(value, str) else value
     return found
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from catalog.digest import canonical, digest
 
-FORMAT = 1
+FORMAT = 2  # 1 had times without a zone, in UTC
 KEY = "functionfuse"
 
 # What differs between two exports of the same content: the digest leaves it out.

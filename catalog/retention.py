@@ -95,9 +95,9 @@ def _moment(older_than: Age) -> datetime:
         if age < timedelta(0):
             raise InvalidQuestion(f"older_than={older_than!r}: an age is not negative")
         try:
-            return datetime.now(timezone.utc).replace(tzinfo=None) - age
+            return datetime.now(timezone.utc) - age
         except OverflowError:  # older than the calendar
-            return datetime.min
+            return datetime.min.replace(tzinfo=timezone.utc)
     return to_utc(age, "older_than")
 
 

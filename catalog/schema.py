@@ -1,6 +1,6 @@
 """The tables of the index, their columns, and how a journal line becomes a row.
 
-Times are UTC without a zone, sizes bytes, durations seconds. JSON columns hold
+Times are moments (UTC on disk), sizes bytes, durations seconds. JSON columns hold
 text that DuckDB's JSON operators take: ``value->>'accuracy'``.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ _RESULT = (
     Column("serializers", "VARCHAR[]", "how it was written: pickle or cloudpickle, then registered serializers"),
     Column("size", "BIGINT", "bytes, side files included"),
     Column("logical_size", "BIGINT", "bytes that it would take without compression"),
-    Column("saved_at", "TIMESTAMP", "when it was saved, UTC"),
+    Column("saved_at", "TIMESTAMPTZ", "when it was saved"),
     Column("blob_id", "UUID", "id of the blob, a UUIDv7"),
     Column("checksum", "VARCHAR", "checksum of the blob's body, with the name of the algorithm"),
     Column("format", "INTEGER", "version of the blob's format; 0 is IBM Function Fuse's"),
@@ -62,7 +62,7 @@ TASKS = (*_NAMES, *_RESULT, Column("pinned", "BOOLEAN", "whether `gc` leaves it 
 EVENTS = (
     Column("event", "VARCHAR", "save, remove, run-started, run-finished, task-failed, pin, unpin"),
     Column("event_id", "UUID", "id of the event, a UUIDv7; of a save, the blob's"),
-    Column("time", "TIMESTAMP", "when it happened, UTC"),
+    Column("time", "TIMESTAMPTZ", "when it happened"),
     *_NAMES,
     *_RESULT,
     Column("details", "JSON", "what only this kind of event has: status, counts, traceback"),
@@ -71,8 +71,8 @@ RUNS = (
     Column("run_id", "UUID", "id of the run"),
     Column("workflow", "VARCHAR", "name of the workflow"),
     Column("backend", "VARCHAR", "what ran it: local, ray"),
-    Column("started", "TIMESTAMP", "when it began, UTC"),
-    Column("finished", "TIMESTAMP", "when it ended, UTC; null while it runs, or when it was killed"),
+    Column("started", "TIMESTAMPTZ", "when it began"),
+    Column("finished", "TIMESTAMPTZ", "when it ended; null while it runs, or when it was killed"),
     Column("status", "VARCHAR", "finished, failed or interrupted; running where no end was recorded"),
     Column("computed", "BIGINT", "number of nodes that were computed"),
     Column("restored", "BIGINT", "number of nodes whose stored result was read"),

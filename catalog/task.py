@@ -148,7 +148,7 @@ def _value(kind: str, value: Any) -> Any:
         return None
     if kind == "JSON":
         return _parsed(value)
-    return _aware(value) if kind == "TIMESTAMP" else _plain(value)
+    return _aware(value) if kind == "TIMESTAMPTZ" else _plain(value)
 
 
 def _parsed(text: str) -> Any:
@@ -163,7 +163,7 @@ def _plain(value: Any) -> Any:
 
 
 def _aware(value: datetime) -> datetime:
-    return value.replace(tzinfo=timezone.utc)
+    return value.astimezone(timezone.utc)  # not in the zone of the library that Arrow found
 
 
 def _row(name: str, shown: str) -> str:

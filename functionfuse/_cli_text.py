@@ -16,12 +16,12 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def jsonable(value: Any) -> Any:
-    """Return a value as JSON has it: times in ISO 8601 with Z, numbers as numbers.
+    """Return a value as JSON has it: times in ISO 8601, numbers as numbers.
 
     Parameters
     ----------
     value : object
-        What Arrow gives for a cell of an answer; times without a zone are UTC.
+        What Arrow gives for a cell of an answer. Times with a zone, as the catalog's are, are written in UTC.
 
     Returns
     -------
@@ -55,12 +55,12 @@ def _number(value: float | Decimal) -> Any:
 
 
 def utc_text(moment: datetime | date | time) -> str:
-    """Return a time as ISO 8601; what has no zone is UTC."""
+    """Return a time as ISO 8601: what has a zone in UTC, with Z; what has none, as a query may make it, without."""
     if not isinstance(moment, datetime):
         return moment.isoformat()
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(timezone.utc).replace(tzinfo=None)
-    return f"{moment.isoformat(timespec='microseconds')}Z"
+    if moment.tzinfo is None:
+        return moment.isoformat(timespec="microseconds")
+    return f"{moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def cell(value: Any) -> str:
@@ -114,8 +114,8 @@ def human_seconds(seconds: float) -> str:
 
 
 def human_time(moment: datetime) -> str:
-    """Return a UTC time as the clock on the wall shows it."""
-    return f"{moment.replace(tzinfo=timezone.utc).astimezone():%Y-%m-%d %H:%M:%S}"
+    """Return a time as the clock on the wall shows it; one without a zone as it is."""
+    return f"{moment if moment.tzinfo is None else moment.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def counted(number: int, thing: str) -> str:

@@ -314,7 +314,7 @@ def test_files_that_are_no_exports(tmp_path: Path) -> None:
 
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     (tmp_path / "text.parquet").write_text("text")
-    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"functionfuse": '{"format": 2}'}), tmp_path / "new")
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"functionfuse": '{"format": 3}'}), tmp_path / "new")
     (tmp_path / "empty").mkdir()
     names = ["other.parquet", "text.parquet", "new", "absent", "empty"]
     audit = verify_exports(*(tmp_path / name for name in names))
@@ -322,7 +322,7 @@ def test_files_that_are_no_exports(tmp_path: Path) -> None:
     assert sorted(messages) == sorted(names)
     assert "no export of a catalog" in messages["other.parquet"]
     assert "no Parquet file" in messages["text.parquet"]
-    assert "format 2, this version knows up to 1" in messages["new"]
+    assert "format 3, this version knows up to 2" in messages["new"]
     assert "absent" in messages["absent"]
     assert "holds no Parquet file" in messages["empty"]
     assert not audit.ok

@@ -223,7 +223,7 @@ def test_the_metadata(stored: FileStorage, tmp_path: Path, table: str) -> None:
     made = stored.catalog.export(path, table)
     said = manifest_of(path)
     identity = json.loads((Path(stored.catalog.path) / ".catalog" / "storage.json").read_text())
-    assert (said["format"], said["schema_version"]) == (1, SCHEMA_VERSION)
+    assert (said["format"], said["schema_version"]) == (2, SCHEMA_VERSION)
     assert said["library"].startswith("functionfuse")
     age = datetime.now(timezone.utc) - datetime.fromisoformat(said["exported_at"].replace("Z", "+00:00"))
     assert timedelta(0) <= age < timedelta(hours=1)

@@ -11,6 +11,8 @@ from datetime import date, datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
 
+import numpy
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,7 +174,7 @@ def nepal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-NOON = datetime(2026, 3, 4, 12)
+NOON = datetime(2026, 3, 4, 12, tzinfo=timezone.utc)
 
 
 @pytest.mark.parametrize(
@@ -187,20 +189,74 @@ NOON = datetime(2026, 3, 4, 12)
         "2026-03-04T12:00:00+00:00",
         "2026-03-04T17:45:00+05:45",
         " 2026-03-04T12:00:00Z\n",
+        "20260304T120000Z",
+        "2026-03-04t17:45:00.000+0545",
+        "2026-03-04 12:00:00.000000000z",
+        "2026-03-04T12:00:00,0+00",
+        pandas.Timestamp("2026-03-04 17:45"),
+        pandas.Timestamp("2026-03-04 07:00", tz="America/New_York"),
+        numpy.datetime64("2026-03-04T17:45"),
+        numpy.datetime64("2026-03-04T17:45:00.000000000"),
     ],
 )
 def test_moments_become_utc(nepal: None, moment: Any) -> None:
-    """Naive moments are local ones, aware ones are what they say; both come out as naive UTC."""
+    """Naive moments are local ones, aware ones are what they say; both come out as UTC."""
     assert to_utc(moment, "since") == NOON
 
 
 @pytest.mark.parametrize("day", [date(2026, 3, 4), "2026-03-04", datetime(2026, 3, 4)])
 def test_a_date_is_its_midnight(nepal: None, day: Any) -> None:
     """A date, as an object or as a string, is the local midnight it begins with."""
-    assert to_utc(day, "since") == datetime(2026, 3, 3, 18, 15)
+    assert to_utc(day, "since") == datetime(2026, 3, 3, 18, 15, tzinfo=timezone.utc)
 
 
-@pytest.mark.parametrize("bad", [0, 1.5, None, b"2026-01-01", object(), "tomorrow", "2026-3-4", "20xx"])
+@pytest.mark.parametrize(
+    ("far", "moment"),
+    [
+        (datetime.min, datetime.min),
+        (datetime.max, datetime.max),
+        (date.max, datetime(9999, 12, 31)),
+        ("9999-12-31T23:59:59.999999+00:00", datetime.max),
+        (numpy.datetime64(300_000, "Y"), datetime.max),
+        (numpy.datetime64(-300_000, "Y"), datetime.min),
+        (numpy.datetime64("99999-01-01"), datetime.max),
+        (pandas.Timestamp(numpy.datetime64("20000-01-01", "s")), datetime.max),
+    ],
+)
+def test_moments_that_stand_for_ever(far: Any, moment: datetime) -> None:
+    """What lies at the edge of Python's calendar, or beyond it, is a moment within a day of that edge."""
+    assert abs(to_utc(far, "since") - moment.replace(tzinfo=timezone.utc)) < timedelta(days=1)
+
+
+def test_moments_before_1970(nepal: None) -> None:
+    """A moment before 1970 is as good as any other, in the zone's time of those years."""
+    assert to_utc(datetime(1969, 7, 20), "since") == datetime(1969, 7, 19, 18, 30, tzinfo=timezone.utc)
+    assert to_utc(numpy.datetime64("1970-01-02", "ps"), "since") == datetime(1970, 1, 1, 18, 30, tzinfo=timezone.utc)
+    assert to_utc(numpy.datetime64("1969-07-20"), "since") == datetime(1969, 7, 19, 18, 30, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize("nothing", [pandas.NaT, numpy.datetime64("NaT"), numpy.datetime64("NaT", "ns")])
+def test_no_time_is_no_moment(nothing: Any) -> None:
+    """NaT is refused by name."""
+    with pytest.raises(InvalidQuestion, match="since is NaT"):
+        to_utc(nothing, "since")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        numpy.timedelta64(1, "s"),
+        pandas.Timedelta("1s"),
+        0,
+        1.5,
+        None,
+        b"2026-01-01",
+        object(),
+        "tomorrow",
+        "2026-3-4",
+        "20xx",
+    ],
+)
 def test_what_is_no_moment(bad: Any) -> None:
     """What is no moment is refused, with the parameter's name."""
     with pytest.raises(InvalidQuestion, match="until"):

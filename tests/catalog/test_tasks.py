@@ -179,7 +179,7 @@ def test_an_empty_storage_has_no_tasks(storage: FileStorage) -> None:
 
 def test_the_columns_of_a_save(storage: FileStorage) -> None:
     """A row holds what DESIGN.md promises, each in its type and unit, for a result saved by hand."""
-    before = datetime.now(timezone.utc).replace(tzinfo=None)
+    before = datetime.now(timezone.utc)
     storage.save("w", "t", {"accuracy": 0.5, "names": ["a", None]})
     (row,) = task_rows(storage.catalog)
     path = Path(storage.catalog.path) / "w" / "t"
@@ -205,7 +205,7 @@ def test_the_types_of_the_columns(kept: FileStorage) -> None:
     found = {
         name: str(type) for name, type in zip(kept.catalog.tasks().columns, kept.catalog.tasks().types, strict=True)
     }
-    assert found["saved_at"] == "TIMESTAMP"
+    assert found["saved_at"] == "TIMESTAMP WITH TIME ZONE"
     assert {found[name] for name in ("size", "pid")} == {"BIGINT"}
     assert {found[name] for name in ("serializers", "parents")} == {"VARCHAR[]"}
     assert (found["format"], found["duration"]) == ("INTEGER", "DOUBLE")
