@@ -92,7 +92,7 @@ def test_a_blob_made_by_hand_is_read(storage: FileStorage, file: Path) -> None:
     assert storage.list_tasks("w") == ["t"]
     columns = "blob_id::VARCHAR, format, size, saved_at::VARCHAR, value->>0"
     assert storage.catalog.sql(f"SELECT {columns} FROM tasks").fetchall() == [
-        ("018e0000-0000-7000-8000-000000000001+00", 1, file.stat().st_size, "2024-02-29 12:00:00.000001", "by")
+        ("018e0000-0000-7000-8000-000000000001", 1, file.stat().st_size, "2024-02-29 12:00:00.000001+00", "by")
     ]
 
 

@@ -152,7 +152,7 @@ def test_it_is_catalogued(storage: FileStorage, root: Path) -> None:
     for path in root.glob("*/*"):
         if path.is_file() and path.parent.name != ".catalog":
             status = path.stat()
-            saved_at = datetime.fromtimestamp(status.st_mtime, timezone.utc).replace(tzinfo=None)
+            saved_at = datetime.fromtimestamp(status.st_mtime, timezone.utc)
             expected[path.name] = (status.st_size, saved_at, f"sha1:{path.read_bytes()[-20:].hex()}", 0, ["pickle"])
     assert len(rows) == 7
     for task, size, saved_at, *rest in rows:
@@ -312,7 +312,7 @@ def test_it_is_overwritten(storage: FileStorage, root: Path) -> None:
     assert storage.read_task("study", "fit_1") == 0.5
     assert storage.list_tasks("study") == sorted(STUDY)
     ((new_id, new_format),) = storage.catalog.sql(query).fetchall()
-    assert (older_format, new_format, new_id) == (0, 1, record["blob_id"])
+    assert (older_format, new_format, new_id) == (0, 3, record["blob_id"])
     assert new_id > older_id
     storage.remove_task("study", "fit_1")
     assert storage.list_tasks("study", "fit*") == ["fit_2"]

@@ -93,7 +93,7 @@ def details(storage: FileStorage, event: str) -> list[dict[str, Any]]:
 
 def utcnow() -> datetime:
     """Return the time as the catalog has it."""
-    return datetime.now(timezone.utc).replace(tzinfo=None)
+    return datetime.now(timezone.utc)
 
 
 # Where a result comes from
