@@ -311,10 +311,20 @@ class TestXarrayDataset(Tables):
         assert found.chunks == lazy.chunks
         assert self.equal(found.compute(), lazy.compute())
 
-    def test_what_zarr_cannot_hold_is_pickled(self, tmp_path: Path) -> None:
-        """Attributes that are no JSON, and objects, go with the pickle; no file is left."""
+    def test_attributes_that_are_no_json_come_back(self, tmp_path: Path) -> None:
+        """The values go to Zarr all the same, and the attributes beside them."""
         storage = self.open_storage(tmp_path)
         odd = self.samples()[1].assign_attrs(odd={1, 2})
+        storage.save("w", "t", odd)
+        assert self.serializer.name in storage.footer("w", "t").record["serializers"]
+        found = storage.read_task("w", "t")
+        assert found.attrs == odd.attrs
+        assert self.equal(found, odd)
+
+    def test_what_zarr_cannot_hold_is_pickled(self, tmp_path: Path) -> None:
+        """Objects go with the pickle; no file is left."""
+        storage = self.open_storage(tmp_path)
+        odd = self.samples()[1].astype(object)
         storage.save("w", "t", odd)
         assert storage.footer("w", "t").record["serializers"] == ["pickle"]
         assert self.side_files(tmp_path) == {}
