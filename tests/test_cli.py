@@ -76,7 +76,7 @@ def everything_in(folder: Path) -> dict[str, bytes | None]:
 def test_lines_in_a_pipe(storage: FileStorage, root: Path) -> None:
     """In a pipe there is one line a result, exact, with tabs, without colours and without a header."""
     size, saved_at = storage.catalog.sql("SELECT size, saved_at FROM tasks WHERE workflow = 'notes'").fetchall()[0]
-    moment = f"{saved_at.isoformat(timespec='microseconds')}Z"
+    moment = saved_at.isoformat(timespec="microseconds").replace("+00:00", "Z")
     assert lines("ls", root, "notes") == [["notes", "today", str(size), moment, "str"]]
     assert [line[1] for line in lines("ls", root, "descent")] == ["rate=0", "rate=1", "rate=2"]
 

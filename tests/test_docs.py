@@ -17,6 +17,7 @@ from doctest import ELLIPSIS, OutputChecker
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 
 import catalog
@@ -131,7 +132,7 @@ def opened() -> Iterator[tuple[str, object]]:
 def returned() -> Iterator[tuple[str, object]]:
     """Yield the classes of this project that methods of storages and catalogs return."""
     known = {"Catalog": catalog.Catalog, "duckdb": duckdb, "date": datetime.date, "datetime": datetime.datetime}
-    known |= {"Age": Age, "Export": Export, "Verification": Verification}
+    known |= {"Age": Age, "Export": Export, "Verification": Verification, "numpy": np}
     for cls in (Storage, catalog.Catalog):
         for _, method in inspect.getmembers(cls, inspect.isroutine):
             if not method.__name__.startswith("_"):

@@ -194,8 +194,11 @@ def test_a_lost_or_damaged_file_is_named(storage: FileStorage) -> None:
     """What is gone or no Parquet is named, with the remedy; other results are read all the same."""
     path = side_file(storage, "polars")
     path.write_bytes(b"no parquet")
-    with pytest.raises(InvalidQuestion, match=r"result\('weather', 'polars'\) cannot be read"):
+    with pytest.raises(InvalidQuestion, match=r"result\('weather', 'polars'\): its side file .* is damaged.*remove"):
         rows(storage, "FROM result('weather', 'polars')")
+    unchecked = FileStorage(path.parents[3], verify="never")
+    with pytest.raises(InvalidQuestion, match=r"result\('weather', 'polars'\) cannot be read"):
+        rows(unchecked, "FROM result('weather', 'polars')")
     path.unlink()
     with pytest.raises(InvalidQuestion, match=r"its file .* is gone; remove the task"):
         rows(storage, "FROM result('weather', 'polars')")
