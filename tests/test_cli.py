@@ -643,9 +643,10 @@ def test_nothing_that_a_terminal_obeys_reaches_it(tmp_path: Path, form: str | No
 
 def test_own_sql_is_shown_as_it_is(root: Path) -> None:
     """The answer to one's own query stays exact at a terminal, too; a table has at most 1,000 rows, and says so."""
-    query = "SELECT i, 123456 AS size, TIMESTAMP '2026-01-02 03:04:05' AS t FROM range(1_500) r(i)"
+    times = "TIMESTAMPTZ '2026-01-02 03:04:05Z' AS t, TIMESTAMP '2026-01-02 03:04:05' AS without_zone"
+    query = f"SELECT i, 123456 AS size, {times} FROM range(1_500) r(i)"
     seen, _ = at_terminal("sql", root, query)
-    assert re.search(r"^ *999 +123456 +2026-01-02T03:04:05.000000Z", seen, re.MULTILINE)
+    assert re.search(r"^ *999 +123456 +2026-01-02T03:04:05.000000Z +2026-01-02T03:04:05.000000 ", seen, re.MULTILINE)
     assert not re.search(r"^ *1000 ", seen, re.MULTILINE)
     assert "500 more rows" in seen
 

@@ -128,7 +128,7 @@ def test_as_of(storage: FileStorage, root: Path) -> None:
     time.sleep(0.01)
     storage.remove_workflow("notes")
     storage.save("notes", "new", 1)
-    text = f"{moment.isoformat()}Z"
+    text = moment.isoformat()
     assert [row["task"] for row in rows("ls", root, "notes")] == ["new"]
     assert [row["task"] for row in rows("ls", root, "notes", "--as-of", text, "--sort", "task")] == ["[a-z]*", "today"]
 
