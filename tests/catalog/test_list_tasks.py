@@ -272,9 +272,10 @@ def test_a_span_that_ends_before_it_begins(dated: FileStorage) -> None:
 
 
 def test_what_is_kept_is_utc(dated: FileStorage) -> None:
-    """`saved_at` is UTC without a zone, whatever the machine's zone is."""
-    saved = dated.catalog.tasks(task="summer").project("saved_at").fetchall()
-    assert saved == [(datetime(2026, 7, 15, 12),)]
+    """`saved_at` is aware, and its zone UTC, whatever the machine's zone is."""
+    ((saved,),) = dated.catalog.tasks(task="summer").project("saved_at").fetchall()
+    assert saved == datetime(2026, 7, 15, 12, tzinfo=timezone.utc)
+    assert saved.utcoffset() == timedelta(0)
 
 
 def test_a_result_just_saved_is_of_today(storage: FileStorage, tmp_path: Path) -> None:
