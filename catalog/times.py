@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from datetime import date, datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Union
+from typing import Any, Protocol
 
 from catalog.errors import InvalidQuestion
 
-if TYPE_CHECKING:
-    import numpy
+
+class Datetime64(Protocol):
+    """A `numpy.datetime64`, whose own type is known only where NumPy is loaded."""
+
+    def astype(self, dtype: str, /) -> Any:
+        """Return it in another unit."""
+
 
 #: What is taken for a moment; a `pandas.Timestamp` is a datetime.
-Moment = Union[datetime, date, str, "numpy.datetime64"]
+Moment = datetime | date | str | Datetime64
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _FIRST = datetime.min.replace(tzinfo=timezone.utc)
@@ -108,7 +113,7 @@ def _python_datetime(moment: datetime, what: str) -> datetime:
         return _FIRST if moment.year < 1 else _LAST
 
 
-def _of_numpy(moment: numpy.datetime64, what: str) -> datetime:
+def _of_numpy(moment: Datetime64, what: str) -> datetime:
     if moment != moment:
         raise _not_a_time(what)
     try:
