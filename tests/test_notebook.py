@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import numpy as np
 import pytest
 
 from catalog import Catalog, html
@@ -387,7 +388,7 @@ def public_functions(cls: type) -> list[Callable[..., Any]]:
 def test_types(cls: type) -> None:
     """Every parameter and result of a public method has a type, which can be resolved."""
     known = {"Catalog": Catalog, "duckdb": duckdb, "date": date, "datetime": datetime}
-    known |= {"Age": Age, "Export": Export, "Verification": Verification}
+    known |= {"Age": Age, "Export": Export, "Verification": Verification, "numpy": np}
     untyped = []
     for function in public_functions(cls):
         hints = typing.get_type_hints(function, localns=known)
