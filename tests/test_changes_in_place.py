@@ -549,7 +549,7 @@ def grow(value: list[Any], *_: Any) -> list[Any]:
 
 def shrink(value: list[Any], *_: Any) -> list[Any]:
     """Change an argument and return a part of it."""
-    value.pop()
+    del value[-1:]
     inner = [member for member in value if isinstance(member, list)]
     return inner[0] if inner else value
 

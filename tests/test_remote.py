@@ -30,7 +30,7 @@ from catalog.remote import generic, journal
 from catalog.remote.bucket import Changed
 from catalog.remote.folder import RemoteFolder
 from catalog.remote.location import Location
-from functionfuse.errors import StorageUnusable
+from functionfuse.errors import StorageUnusable, UnpicklableResult
 from functionfuse.serializers.numpyarray import NumpySerializer
 from functionfuse.storage import _blob, _remote, storage_factory
 from functionfuse.storage.base import Storage
@@ -196,7 +196,7 @@ def test_a_large_save_that_fails_leaves_the_old_result(kind: str, tmp_path: Path
     fsspec.register_implementation("abfs", Azure, clobber=True)
     storage = storage_factory({"kind": "fsspec", "options": {"url": url(kind, tmp_path), "compression": None}})
     storage.save("w", "t", "old")
-    with pytest.raises(KeyError, match="no"):
+    with pytest.raises(UnpicklableResult, match="cannot be pickled: 'no'"):
         storage.save("w", "t", [os.urandom(100_000), Unpicklable()])
     gc.collect()
     assert storage.read_task("w", "t") == "old"

@@ -447,7 +447,12 @@ def members_of(result: Any) -> list[str]:
     """Return the names of the members of a result, as text."""
     if isinstance(result, (Score, Pair)):
         return ["rmse", "n"]
-    return [str(key) for key in result] if isinstance(result, dict) else []
+    return [name_of(key) for key in result] if isinstance(result, dict) else []
+
+
+def name_of(key: Any) -> str:
+    """Return the name of a member; whole numbers that JSON's readers cannot hold have that of their type."""
+    return "<int>" if isinstance(key, int) and not -(2**63) <= key < 2**64 else str(key)
 
 
 def quoted(name: str) -> str:
