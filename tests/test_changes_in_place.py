@@ -362,8 +362,10 @@ def test_what_is_laid_out_anew_is_no_change(storage: FileStorage) -> None:
     frame, remembers = call(pieces), call(Remembers)
     looks = [call(lambda value: float(value.values.sum()), frame) for _ in range(2)]
     sums = [call(lambda value: value.total, remembers) for _ in range(2)]
-    flow(*looks).run()
-    flow(*looks, *sums, storage=storage).run()
+    first, second = flow(*looks).run()
+    assert first == second
+    *_, third, fourth = flow(*looks, *sums, storage=storage).run()
+    assert third == fourth
 
 
 # Results that are parts of others

@@ -61,8 +61,9 @@ def present(place: Place, folder: str, file: str) -> Present | None:
         except FileNotFoundError:  # it was overwritten, or removed, between two requests
             return present(place, folder, file)
         known = footer.record if footer else {}
-        is_asked = len(known["serializers"]) > 1 if footer else _may_be_older(source)
-        pids = _pids(place, folder, file) if is_asked else [] if footer else None
+        pids: list[tuple[str, Any]] | None = [] if footer else None
+        if len(known["serializers"]) > 1 if footer else _may_be_older(source):
+            pids = _pids(place, folder, file)
     side = place.side_folder(folder, known.get("blob_id", ""))
     size = record.size_of(source.size, known)
     is_copy = footer is not None and file not in names.candidates(names.from_text(known["task"]))
