@@ -330,7 +330,9 @@ def interrupt_at_random(root: Path, scenario: Scenario) -> dict[str, Any]:
             signal.setitimer(signal.ITIMER_REAL, 2e-6 + chance.random() * longest)
             scenario.act(storage, workflow)
             signal.setitimer(signal.ITIMER_REAL, 0)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, RuntimeError) as error:
+            if not _is_interrupt(error):
+                raise
             struck += 1
         check_state(storage, workflow, allowed)
         check_folder(root)
@@ -341,6 +343,15 @@ def interrupt_at_random(root: Path, scenario: Scenario) -> dict[str, Any]:
 
 def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Return whether the error is a Ctrl-C, or what Python's own `threading` makes of one.
+
+    If a `Condition` is interrupted while it waits and has let go of its lock, leaving its `with` block raises that
+    the lock is not held, and the interrupt is only the context of that error.
+    """
+    return isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
 
 
 def main(what: str, folder: str, *numbers: str) -> None:
