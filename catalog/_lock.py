@@ -23,7 +23,8 @@ class Lock:
     Raises
     ------
     Held
-        By `take` and `share`, if the file system has no locks; by `wait`.
+        If the file may not be opened for writing or its file system has no locks; by `wait`, if others hold it for
+        long.
 
     Notes
     -----
@@ -33,7 +34,11 @@ class Lock:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._is_held = False
+        try:
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:  # another user's
+            raise Held(f"{path} cannot be opened for writing: {error.strerror}") from error
 
     def __enter__(self) -> Lock:
         """Return itself."""
@@ -58,7 +63,9 @@ class Lock:
 
     def free(self) -> None:
         """Let it go."""
-        fcntl.flock(self._handle, fcntl.LOCK_UN)
+        if self._is_held:
+            fcntl.flock(self._handle, fcntl.LOCK_UN)
+            self._is_held = False
 
     def wait(self, began: float, patience: float) -> None:
         """Pause between two attempts, the first of which was at `began`; `patience` is how long all may take, in s."""
@@ -72,5 +79,6 @@ class Lock:
         except BlockingIOError:
             return False
         except OSError as error:  # NFS without a lock service, some FUSE file systems
-            raise Held(f"{self._path} cannot be locked there: {error}") from error
+            raise Held(f"{self._path} cannot be locked there: {error.strerror}") from error
+        self._is_held = True
         return True

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from catalog import box, results
+from catalog import box, cache, results
 from catalog._damage import is_damaged, may_tell_of_damage
 from catalog._lock import Held, Lock
 from catalog._worker import Failed
@@ -182,8 +182,9 @@ class Index:
             If others fold meanwhile, and for long.
         """
         storage = self._folder.known_identity()
-        path = _private_path(self._folder.real_root(), storage) if storage else ""
-        if not os.path.exists(path):
+        paths = _private_paths(self._folder.real_root(), storage) if storage else iter(())
+        path = next(filter(os.path.exists, paths), None)
+        if path is None:
             yield None
             return
         with engine(), Lock(f"{path}.lock") as lock:
@@ -236,11 +237,15 @@ class Index:
                 locked.close()
                 if os.path.isdir(root):
                     _report_once(root, str(reason))
-        try:
-            path = _private_path(folder.real_root(), storage)
-            return path, self._enter(locked, attached, path, storage, folder, use, anew)
-        except Held as reason:
-            raise CatalogUnusable(f"the catalog of {root} cannot be asked: {reason}") from reason
+        why = "neither the cache directory nor the temporary directory can be written"
+        for path in _private_paths(folder.real_root(), storage):
+            try:
+                return path, self._enter(locked, attached, path, storage, folder, use, anew)
+            except Held as reason:
+                attached.close()
+                locked.close()
+                why = str(reason)
+        raise CatalogUnusable(f"the catalog of {root} cannot be asked: {why}")
 
     def _enter(
         self,
@@ -315,13 +320,11 @@ def _report_once(root: str, reason: str) -> None:
         _log.warning("the catalog of %s is answered from a private index: %s", root, reason)
 
 
-def _private_path(root: str, storage: str) -> str:
-    """Return where this user's own index of a storage is: a copy of a storage, elsewhere, has another."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+def _private_paths(root: str, storage: str) -> Iterator[str]:
+    """Yield where this user's own index of a storage may be, best first; a copy of a storage elsewhere has another."""
     key = hashlib.blake2b(os.fsencode(f"{storage}/{root}"), digest_size=16).hexdigest()
-    folder = os.path.join(base, "functionfuse", key)
-    os.makedirs(folder, exist_ok=True)
-    return os.path.join(folder, f"catalog-{SCHEMA_VERSION}.duckdb")  # other versions of this library have their own
+    for folder in cache.folders(key):
+        yield os.path.join(folder, f"catalog-{SCHEMA_VERSION}.duckdb")  # other versions of this library have their own
 
 
 def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:

@@ -16,6 +16,7 @@ import threading
 import time
 from contextlib import suppress
 
+from catalog import cache
 from catalog.declared import Digest, is_known
 
 _PIECE = 1 << 20  # bytes that are read at once
@@ -126,8 +127,7 @@ class Memory:
 
 
 def _path() -> str:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "functionfuse", "intact", "files")
+    return os.path.join(cache.cache_folder(), "intact", "files")
 
 
 def _opened(path: str, how: int) -> int:
