@@ -119,7 +119,7 @@ class RemoteJournal:
         self._add(deed)
         deed.done.result()
 
-    def hand_over(self, deed: Deed, failed: Callable[[BaseException], BaseException]) -> None:
+    def hand_over(self, deed: Deed, failed: Callable[[BaseException], BaseException | None]) -> None:
         """Have a deed told and done while the caller goes on; wait only while too much is under way.
 
         Parameters
@@ -127,7 +127,7 @@ class RemoteJournal:
         deed : Deed
             What is to be done.
         failed : callable
-            Makes of an error the one that `check` and `wait` raise.
+            Makes of an error the one that `check` raises, or None.
         """
 
         def note(done: Future[None]) -> None:

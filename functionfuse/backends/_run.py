@@ -17,7 +17,7 @@ from functionfuse.backends._provenance import Provenance
 from functionfuse.backends._stale import stale_message
 from functionfuse.backends._warning import warn
 from functionfuse.baseworkflow import BaseWorkflow
-from functionfuse.errors import StaleResult, StaleResultWarning, UnreadableResult, add_note
+from functionfuse.errors import StaleResult, StaleResultWarning, StorageUnusable, UnreadableResult, add_note
 from functionfuse.storage.base import Footer, Storage, new_id
 from functionfuse.workflow import Node
 
@@ -100,6 +100,8 @@ class Run(ABC):
         self._footers: dict[Node, Footer] = {}
         self.run_id = new_id()
         self._noted: BaseException | None = None
+        self._is_recorded = True  # unless that fails
+        self._only_reads = False
         self.computed = 0
         self.restored = 0
 
@@ -135,7 +137,7 @@ class Run(ABC):
         plan = self._plan()
         status = "failed"
         try:
-            self._note("run-started", nodes=len(plan.compute))
+            self._start(plan)
             self._begin(plan)
             with self._reading(plan):
                 for node in progress(plan.compute):
@@ -316,10 +318,44 @@ class Run(ABC):
 
     # Events
 
+    def _start(self, plan: Plan) -> None:
+        """Record that the run begins, which shows whether what it computes can be stored.
+
+        Raises
+        ------
+        StorageUnusable
+            If something would be computed to be stored, and the storage cannot be written.
+        """
+        to_keep = [node for node in plan.compute if node in self._kept]
+        self._only_reads = not to_keep
+        try:
+            if self._storage is not None and to_keep:
+                self._storage.require_writable(self._name)
+            self._note("run-started", nodes=len(plan.compute))
+        except StorageUnusable as error:
+            self._is_recorded = False
+            raise StorageUnusable(error.errno, self._unwritable(to_keep, error)) from error
+
+    def _unwritable(self, to_keep: list[Node], error: StorageUnusable) -> str:
+        others = f" and {len(to_keep) - 1:,} more" if len(to_keep) > 1 else ""
+        return (
+            f"node {to_keep[0].get_name()!r}{others} of workflow {self._name!r} would be computed and stored, but "
+            f"{self._storage!r} cannot be written: {error.strerror or error}. Nothing was computed: choose a storage "
+            "that you may write to, or run without one"
+        )
+
     def _note(self, event: str, **details: Any) -> None:
-        if self._storage is not None:
-            said = {"backend": self._settings.backend, **details}
-            self._storage.note(event, self._name, self.run_id, said, waits=False)
+        """Record an event; a run that stores nothing does without, as who runs it may have no right to write."""
+        if self._storage is None or not self._is_recorded:
+            return
+        said = {"backend": self._settings.backend, **details}
+        try:
+            self._storage.note(event, self._name, self.run_id, said, waits=not self._only_reads)
+        except StorageUnusable as error:
+            if not self._only_reads:
+                raise
+            self._is_recorded = False
+            _log.debug("a run of workflow %r that only reads is not recorded: %s", self._name, str(error))
 
     def _note_failure(self, node: Node, error: BaseException, others: int = 0) -> None:
         """Say where an exception comes from, and record it: from a node, or one of others that went with it."""
@@ -333,7 +369,7 @@ class Run(ABC):
         with nothing_hidden(f"the failure of {place} could not be noted"):
             add_note(error, f"in {place}")
         _log.info("%s failed: %s", place, type(error).__name__)
-        if self._storage is not None:
+        if self._storage is not None and self._is_recorded:
             with nothing_hidden(f"the failure of {place} could not be recorded"):
                 lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
                 details = {"error": repr(error)[:_LONGEST_TRACEBACK], "traceback": lines[-_LONGEST_TRACEBACK:]}

@@ -127,6 +127,10 @@ class Place(ABC):
         """Make the folder of a workflow, and the storage itself if it is new."""
 
     @abstractmethod
+    def require_writable(self, folder: str) -> None:
+        """Raise `StorageUnusable` if it is known that nothing can be saved in the folder of a workflow."""
+
+    @abstractmethod
     def create(self, folder: str, file: str) -> Temporary:
         """Return a new temporary, to be opened, written and then published as that file."""
 
@@ -152,7 +156,10 @@ class Place(ABC):
 
     @abstractmethod
     def tell(self, line: str, *, waits: bool = True) -> None:
-        """Tell the journal of an event that is no change; return when that is durable, unless nobody waits for it."""
+        """Tell the journal of an event that is no change; return when that is durable.
+
+        An event that nobody waits for may be lost, where that shows only later, with a line in the log.
+        """
 
     def each(self, action: Callable[[T], None], items: Iterable[T]) -> None:
         """Do the same to many files."""

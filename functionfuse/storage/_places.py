@@ -70,6 +70,12 @@ class LocalPlace(Place):
             message = f"{self.root} cannot be written ({error.strerror or error}): choose another path"
             raise StorageUnusable(error.errno, message) from error
 
+    def require_writable(self, folder: str) -> None:
+        """Raise `StorageUnusable` if the folder of a workflow is there and may not be written to."""
+        path = f"{self.root}/{folder}"
+        if os.path.isdir(path) and not os.access(path, os.W_OK | os.X_OK):
+            raise StorageUnusable(errno.EACCES, f"{path} may not be written to")
+
     def commit(self, change: Change) -> None:
         """Tell the journal of a change, and do it; no other event of this process is told in between."""
         self.journal.append(change.line, change.act)

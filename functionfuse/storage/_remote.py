@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +36,8 @@ _PART = 8 << 20  # bytes of each of the parts in which a larger one is sent
 _PARTS_OF_A_SIZE = 1_000  # then they double: S3 takes 10,000, so that 5 TiB have room
 _PARTS_AHEAD = 4  # that are held in memory until they are sent
 _SEAL = 40  # bytes of a blob's trailer, which no two blobs share
+
+_log = logging.getLogger("functionfuse.storage")
 
 _known: set[tuple[int, Location]] = set()  # by process: storages that have an identity
 
@@ -88,6 +91,9 @@ class RemotePlace(Place):
             raise UnsupportedFormat(str(error)) from error
         _known.add(known)
 
+    def require_writable(self, folder: str) -> None:
+        """Do nothing: only a try can tell."""
+
     def create(self, folder: str, file: str) -> RemoteTemporary:
         """Return a new object, of which nothing is seen before it is published."""
         self.make_room(folder)
@@ -128,7 +134,7 @@ class RemotePlace(Place):
         if waits:
             self._journal.do(Deed(line))
         else:
-            self._journal.hand_over(Deed(line), lambda error: error)
+            self._journal.hand_over(Deed(line), _say_lost)
 
     def each(self, action: Callable[[T], None], items: Iterable[T]) -> None:
         """Do the same to many objects, several at once."""
@@ -375,6 +381,10 @@ class RemoteTemporary:
             with suppress(FileNotFoundError):  # it is complete after all
                 upload.abort()
         return not self._may_be_there
+
+
+def _say_lost(error: BaseException) -> None:
+    _log.debug("an event is not recorded: %s", str(error))
 
 
 def _is_refusal(error: BaseException) -> bool:

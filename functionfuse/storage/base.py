@@ -34,7 +34,8 @@ quote = record.quote
 
 #: What workflow backends call; tab completion is for those who keep and look for results.
 _FOR_BACKENDS = frozenset(
-    {"ahead", "flush", "footer", "footers", "keep", "kept", "mapped", "note", "restore", "routed", "stored", "tidy"}
+    {"ahead", "flush", "footer", "footers", "keep", "kept", "mapped", "note", "require_writable", "restore", "routed"}
+    | {"stored", "tidy"}
 )
 _USUAL = Options()
 
@@ -94,6 +95,10 @@ class Storage(Catalogued):
     def new_workflow(self, workflow_name: str) -> None:
         """Make room for a workflow; `save` does so by itself."""
         self._place.make_room(encoded("workflow", workflow_name))
+
+    def require_writable(self, workflow_name: str) -> None:
+        """Raise `StorageUnusable` if it is known, without trying, that nothing can be saved in a workflow."""
+        self._place.require_writable(encoded("workflow", workflow_name))
 
     def save(self, workflow_name: str, task_name: str, obj: Any) -> None:
         """Store one result, in place of the one that has this name.
@@ -438,7 +443,7 @@ class Storage(Catalogued):
         details : mapping
             What else there is to say: numbers and strings.
         waits : bool
-            As of `keep`.
+            Whether it is durable when this returns. If not, it may be lost, with a line in the log.
 
         Raises
         ------

@@ -128,6 +128,7 @@ class FileStorage(Storage):
         self._init_args = None if rayInitArgs is None else dict(rayInitArgs)
 
     new_workflow = _there(Storage.new_workflow)
+    require_writable = _there(Storage.require_writable)
     restore = _there(Storage.restore)
     footer = _there(Storage.footer)
     footers = _there(Storage.footers)
