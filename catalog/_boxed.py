@@ -1,4 +1,4 @@
-"""The process in which boxed SQL runs: it asks DuckDB, sends the answer, and can take no more than it is given.
+"""The process in which boxed SQL is read and runs: it asks DuckDB and sends the answer, within limits that hold.
 
 DuckDB's own limits are looked at between pieces of work, and do not count what
 a function builds for a single row. The operating system's limits hold always:
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import resource
 import struct
 import sys
@@ -24,9 +25,9 @@ from typing import IO, TYPE_CHECKING
 from catalog.engine import connect
 from catalog.errors import InvalidQuestion
 from catalog.query import Parameters
-from catalog.results import Tables, hand_in
+from catalog.results import Tables, hand_in, named_in
 from catalog.schema import TABLES
-from catalog.statements import INDEX
+from catalog.statements import INDEX, check, check_parameters, refused_functions
 
 if TYPE_CHECKING:
     import duckdb
@@ -37,6 +38,9 @@ HEADER = struct.Struct(">cQ")
 #: It can be asked; it has taken the question, and its end from now on may be the query's doing; a piece of the answer,
 #: as an Arrow stream; the answer's end, as JSON with the error if there is one.
 READY, TAKEN, PIECE, END = b"R", b"T", b"P", b"E"
+
+_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(i?)B\s*", re.IGNORECASE | re.ASCII)
+_UNITS = "BKMGT"
 
 # What closes the box once the index is attached, in this order. Without access to files DuckDB still opens those that
 # are attached, and `COPY ... TO` would write to them; without a file system it opens none, and reads what is open.
@@ -58,33 +62,71 @@ _SLACK_SHARE = 4
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One question to the process.
+class Limits:
+    """What a query may take.
+
+    Attributes
+    ----------
+    memory : str
+        A number of bytes with its unit, such as ``"1GB"``: for the query, and again for its answer.
+    seconds : float
+        Time until it is interrupted.
+
+    Raises
+    ------
+    InvalidQuestion
+        If a limit cannot be understood.
+    """
+
+    memory: str
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.memory, str) or not _MEMORY.fullmatch(self.memory):
+            raise InvalidQuestion(f"memory_limit={self.memory!r}: it is a number with a unit, such as '500MB' or '1GB'")
+        is_number = isinstance(self.seconds, (int, float)) and not isinstance(self.seconds, bool)
+        if not is_number or not 0 < self.seconds <= threading.TIMEOUT_MAX:
+            raise InvalidQuestion(f"time_limit={self.seconds!r}: it is a number of seconds above 0")
+
+    @property
+    def bytes(self) -> int:
+        """The memory as a number."""
+        amount, unit, binary = _MEMORY.findall(self.memory)[0]
+        return int(float(amount) * (1024 if binary else 1000) ** _UNITS.index(unit.upper()))
+
+
+@dataclass(frozen=True)
+class Read:
+    """A query that is only to be read, for the results in it that are tables.
+
+    Attributes
+    ----------
+    query : str
+        Anybody's text.
+    limits : Limits
+        What it may take.
+    """
+
+    query: str
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Asked(Read):
+    """A query that is to be answered.
 
     Attributes
     ----------
     path : str
         The index.
-    query : str
-        Statements that were checked.
     parameters : list, tuple or mapping, optional
         The query's parameters.
-    memory : str
-        What DuckDB may take.
-    bytes : int
-        The same as a number.
-    seconds : float
-        Time until the query is interrupted.
     tables : mapping
         The results that it reads as tables (`catalog.results`).
     """
 
     path: str
-    query: str
     parameters: Parameters
-    memory: str
-    bytes: int
-    seconds: float
     tables: Tables
 
 
@@ -125,15 +167,25 @@ def _serve(questions: IO[bytes], answers: IO[bytes]) -> None:
 def _answer(connection: duckdb.DuckDBPyConnection, content: bytes, base: int, answers: IO[bytes]) -> dict[str, str]:
     """Send the answer, and return the error if there is one."""
     try:
-        asked: Asked = pickle.loads(content)
-        with _bounded(base, asked):
-            for piece in _pieces(connection, asked):
+        question: Read = pickle.loads(content)
+        tables = question.tables if isinstance(question, Asked) else {}
+        with _bounded(base, question.limits, sum(map(len, tables.values()))):
+            for piece in _pieces(connection, question):
                 _send(answers, PIECE, piece)
     except BrokenPipeError:
         raise
     except Exception as error:
         return {"kind": type(error).__name__, "said": str(error)[:_MOST_SAID]}
     return {}
+
+
+def _pieces(connection: duckdb.DuckDBPyConnection, question: Read) -> Iterator[bytes | pa.Buffer]:
+    statements = check(connection, question.query)
+    if isinstance(question, Asked):
+        check_parameters(statements, question.parameters)
+        yield from _rows(connection, statements, question)
+    else:
+        yield json.dumps(named_in(question.query)).encode()
 
 
 def _send(answers: IO[bytes], kind: bytes, content: bytes | pa.Buffer = b"") -> None:
@@ -157,22 +209,29 @@ def _instance() -> duckdb.DuckDBPyConnection:
 
 def _warm(connection: duckdb.DuckDBPyConnection) -> None:
     """Load what is loaded with the first answer, and have all threads."""
+    refused_functions()
     many = connection.sql("SELECT range % 1000 AS a, max(range::VARCHAR) FROM range(1000000) GROUP BY a", params=[])
     for batch in many.to_arrow_reader(_ROWS):
         _as_stream(batch.schema, batch)
 
 
-def _pieces(connection: duckdb.DuckDBPyConnection, asked: Asked) -> Iterator[pa.Buffer]:
+def _rows(
+    connection: duckdb.DuckDBPyConnection, statements: list[duckdb.Statement], asked: Asked
+) -> Iterator[pa.Buffer]:
     """Yield the answer: first its schema, then its rows, each piece a whole Arrow stream."""
     quoted = asked.path.replace("'", "''")
-    with _interrupted(connection, asked.seconds):
-        limit = f"SET memory_limit = '{asked.memory}'"
+    with _interrupted(connection, asked.limits.seconds):
+        limit = f"SET memory_limit = '{asked.limits.memory}'"
         attach = f"ATTACH '{quoted}' AS {INDEX} (READ_ONLY)"
         views = [f"CREATE VIEW {table} AS FROM {INDEX}.main.{table}" for table in TABLES]
         hand_in(connection, asked.tables)
         for statement in (limit, attach, *views, *_CLOSING):
             connection.execute(statement).fetchall()
-        answer = connection.sql(asked.query, params=asked.parameters)
+        for earlier in statements[:-1]:
+            rows = connection.execute(earlier)
+            while rows.fetchmany(_ROWS):  # it runs to its end, and takes no room
+                pass
+        answer = connection.sql(statements[-1], params=asked.parameters)
         if answer is None:
             raise InvalidQuestion("the query has no answer: end it with a SELECT")
         reader = answer.to_arrow_reader(_ROWS)
@@ -221,14 +280,14 @@ def _confine() -> None:
 
 
 @contextmanager
-def _bounded(base: int, asked: Asked) -> Iterator[None]:
+def _bounded(base: int, limits: Limits, files: int) -> Iterator[None]:
     """Bound address space and computing for one question."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    computing = used.ru_utime + used.ru_stime + asked.seconds * (os.cpu_count() or 1) + _CPU
+    computing = used.ru_utime + used.ru_stime + limits.seconds * (os.cpu_count() or 1) + _CPU
     _limit(resource.RLIMIT_CPU, int(computing))
-    _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS + sum(map(len, asked.tables.values())))
+    _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS + files)
     if base:
-        _limit(resource.RLIMIT_AS, base + _SLACK + asked.bytes + asked.bytes // _SLACK_SHARE)
+        _limit(resource.RLIMIT_AS, base + _SLACK + limits.bytes + limits.bytes // _SLACK_SHARE)
     try:
         yield
     finally:

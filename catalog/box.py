@@ -2,73 +2,68 @@
 
 Two walls, each of which holds alone. The statements are read before they run
 (`catalog.statements`), so that a refusal can say what was refused. And they run
-in a process of their own (`catalog._boxed`), in a DuckDB instance made for this
-one question, to which the index is attached read-only, and which has no file
-system, network, extensions, settings and Python variables. Of the index it shows
-the catalog's tables.
+in a DuckDB instance made for this one question, to which the index is attached
+read-only, and which has no file system, network, extensions, settings and Python
+variables. Of the index it shows the catalog's tables.
+
+Both stand in a process of their own (`catalog._boxed`), whose limits hold from
+the first character on: to this process a query is a text, which it hands over.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
-import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from catalog import _worker
-from catalog._boxed import Asked
+from catalog._boxed import Asked, Limits, Read
 from catalog._worker import start
 from catalog.errors import InvalidQuestion
 from catalog.query import Parameters
-from catalog.results import Tables
-from catalog.statements import check, check_parameters, shortened
+from catalog.results import Named, Tables
+from catalog.statements import shortened
 
-__all__ = ["Limits", "check", "run", "start"]
+__all__ = ["Limits", "named", "run", "start"]
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(i?)B\s*", re.IGNORECASE | re.ASCII)
-_UNITS = "BKMGT"
+_TEXT = re.compile(r"[^\0\ud800-\udfff]*").fullmatch  # at a NUL, some versions stop reading
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a query may take.
+def named(query: str, limits: Limits) -> tuple[str, Named]:
+    """Return a query with the names of tables in place of results.
 
-    Attributes
+    Parameters
     ----------
-    memory : str
-        A number of bytes with its unit, such as ``"1GB"``: for the query, and again for its answer.
-    seconds : float
-        Time until it is interrupted.
+    query : str
+        One or more statements.
+    limits : Limits
+        What reading it may take.
+
+    Returns
+    -------
+    tuple of (str, mapping)
+        The query, and workflow and task by the name of each table (`catalog.results`).
 
     Raises
     ------
     InvalidQuestion
-        If a limit cannot be understood.
+        If it is no text, and where it may name results, whenever `run` would refuse it.
     """
-
-    memory: str
-    seconds: float
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.memory, str) or not _MEMORY.fullmatch(self.memory):
-            raise InvalidQuestion(f"memory_limit={self.memory!r}: it is a number with a unit, such as '500MB' or '1GB'")
-        is_number = isinstance(self.seconds, (int, float)) and not isinstance(self.seconds, bool)
-        if not is_number or not 0 < self.seconds <= threading.TIMEOUT_MAX:
-            raise InvalidQuestion(f"time_limit={self.seconds!r}: it is a number of seconds above 0")
-
-    @property
-    def bytes(self) -> int:
-        """The memory as a number."""
-        amount, unit, binary = _MEMORY.findall(self.memory)[0]
-        return int(float(amount) * (1024 if binary else 1000) ** _UNITS.index(unit.upper()))
+    if not isinstance(query, str) or not _TEXT(query):
+        raise InvalidQuestion(f"a query is a text such as 'SELECT * FROM tasks', not {query!r}")
+    if "result" not in query.lower():  # as nearly always: it is read when it runs
+        return query, {}
+    (piece,) = _asked(Read(query, limits))
+    text, names = json.loads(piece)
+    return text, {table: (workflow, task) for table, (workflow, task) in names.items()}
 
 
 def run(path: str, query: str, parameters: Parameters, limits: Limits, tables: Tables) -> pa.Table:
-    """Return the answer to a query that was checked.
+    """Return the answer to a query.
 
     Parameters
     ----------
@@ -91,21 +86,22 @@ def run(path: str, query: str, parameters: Parameters, limits: Limits, tables: T
     Raises
     ------
     InvalidQuestion
-        If parameters are missing or too many, DuckDB refuses it, or it takes too much.
+        If it does more than reading, parameters are missing or too many, DuckDB refuses it, or it takes too much.
     """
-    import duckdb
+    return _table(_asked(Asked(query, limits, path, parameters, tables)))
 
+
+def _asked(question: Read) -> list[bytearray]:
+    limits = question.limits
     try:
-        check_parameters(query, parameters)
-        asked = Asked(path, query, parameters, limits.memory, limits.bytes, limits.seconds, tables)
-        return _table(_worker.ask(_pickled(asked), limits.seconds, limits.bytes))
-    except (duckdb.Error, _worker.Failed) as error:
+        return _worker.ask(_pickled(question), limits.seconds, limits.bytes)
+    except _worker.Failed as error:
         raise _explained(error, limits) from error
     except _worker.TimedOut:
         raise _stopped_late(limits) from None
     except _worker.TooLarge:
         raise InvalidQuestion(
-            f"the answer is larger than the memory limit, {limits.memory}: ask for less of it"
+            f"the answer is larger than the memory limit, {limits.memory}: ask for less of it, or raise the limit"
         ) from None
     except _worker.Died as error:
         if error.lacked_memory:
@@ -113,9 +109,9 @@ def run(path: str, query: str, parameters: Parameters, limits: Limits, tables: T
         raise InvalidQuestion(f"the query crashed the process in which it ran: {shortened(error)}") from error
 
 
-def _pickled(asked: Asked) -> bytes:
+def _pickled(question: Read) -> bytes:
     try:
-        return pickle.dumps(asked)
+        return pickle.dumps(question)
     except Exception as error:  # whatever a parameter's class raises
         raise InvalidQuestion(f"a parameter cannot be sent to the process of the query: {error}") from error
 
@@ -128,11 +124,13 @@ def _table(pieces: list[bytearray]) -> pa.Table:
     return pa.Table.from_batches([batch for reader in readers for batch in reader], readers[0].schema)
 
 
-def _explained(error: Exception, limits: Limits) -> InvalidQuestion:
+def _explained(error: _worker.Failed, limits: Limits) -> InvalidQuestion:
     said = str(error)
-    if "INTERRUPT" in said:
+    if error.kind == InvalidQuestion.__name__:
+        return InvalidQuestion(said)
+    if "INTERRUPT Error" in said:
         return _stopped_late(limits)
-    if "Out of Memory" in said or (isinstance(error, _worker.Failed) and error.lacked_memory):
+    if "Out of Memory Error" in said or error.lacked_memory:
         return _stopped_large(limits)
     if "LocalFileSystem" in said:
         return InvalidQuestion("a file is refused: a query sees the catalog, no files, settings or secrets")
@@ -140,8 +138,10 @@ def _explained(error: Exception, limits: Limits) -> InvalidQuestion:
 
 
 def _stopped_late(limits: Limits) -> InvalidQuestion:
-    return InvalidQuestion(f"the query was stopped after {limits.seconds:g} s, its time limit")
+    return InvalidQuestion(
+        f"the query was stopped after {limits.seconds:g} s, its time limit: ask for less, or raise it"
+    )
 
 
 def _stopped_large(limits: Limits) -> InvalidQuestion:
-    return InvalidQuestion(f"the query was stopped at its memory limit, {limits.memory}")
+    return InvalidQuestion(f"the query was stopped at its memory limit, {limits.memory}: ask for less, or raise it")

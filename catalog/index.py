@@ -129,10 +129,9 @@ class Index:
             If it is no reading query, or takes too much.
         """
         box.start()
-        box.check(query)
-        with results.resolved(query, self._folder, self._verifies) as (resolved, tables):
-            box.check(resolved)
-            return self._answered(lambda path: box.run(path, resolved, parameters, limits, tables), _Use.BOXED)
+        text, named = box.named(query, limits)
+        with results.fetched(named, self._folder, self._verifies) as tables:
+            return self._answered(lambda path: box.run(path, text, parameters, limits, tables), _Use.BOXED)
 
     def ask(self, question: Question) -> pa.Table:
         """Return the rows of a question of our own; raises as `question` does."""

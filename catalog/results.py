@@ -1,8 +1,8 @@
 """Results as tables: ``result('workflow', 'task')`` in a query is the Parquet that the result was saved as.
 
-The names are found in the query before it runs, and become those of tables that
-are handed to the box: Arrow datasets over files that were opened before it was
-closed. So nothing that the box shuts out has to be let in, a table can only be
+The names are found in the query before it runs, by the box, which alone reads
+queries. They become those of tables that are handed to it: Arrow datasets over
+files that were opened before it was closed. So nothing that the box shuts out has to be let in, a table can only be
 read, and of a large one only the columns and row groups that are asked for are.
 """
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: The files of each table, by the name that it has in the query.
 Tables = Mapping[str, "list[str]"]
+#: Workflow and task of each table.
+Named = Mapping[str, "tuple[str, str]"]
 
 _TEXT = rb"'((?:[^']|'')*)'"
 _CALL = re.compile(rb"result\s*\(\s*" + _TEXT + rb"\s*,\s*" + _TEXT + rb"\s*\)", re.IGNORECASE)
@@ -38,13 +40,13 @@ _SUFFIX = ".parquet"
 
 
 @contextmanager
-def resolved(query: str, folder: Folder, verifies: bool = True) -> Iterator[tuple[str, Tables]]:
-    """Have a query with the names of tables in place of the results, and the files of each.
+def fetched(named: Named, folder: Folder, verifies: bool = True) -> Iterator[Tables]:
+    """Have the files of results that a query names.
 
     Parameters
     ----------
-    query : str
-        Statements that `statements.check` let pass.
+    named : mapping
+        The workflow and task of each table, from `named_in`.
     folder : Folder
         The storage. The files of a remote one are fetched for the time of the block.
     verifies : bool
@@ -52,24 +54,36 @@ def resolved(query: str, folder: Folder, verifies: bool = True) -> Iterator[tupl
 
     Yields
     ------
-    tuple of (str, mapping)
-        The query and, by the name of each table, the paths of its Parquet files.
+    mapping
+        By the name of each table, the paths of its Parquet files.
 
     Raises
     ------
     InvalidQuestion
-        If a result is not named by two texts, is no table, is damaged, or is none of this storage.
+        If a result is no table, is damaged, or is none of this storage.
     """
-    if "result" not in query.lower():  # as nearly always
-        yield query, {}
-        return
-    text, named = _named(query)
-    with ExitStack() as fetched:
-        yield text, {table: _Result(folder, *names, verifies).fetched(fetched) for table, names in named.items()}
+    with ExitStack() as stack:
+        yield {table: _Result(folder, *names, verifies).fetched(stack) for table, names in named.items()}
 
 
-def _named(query: str) -> tuple[str, dict[str, tuple[str, str]]]:
-    """Return a query in which results are tables, and the workflow and task of each."""
+def named_in(query: str) -> tuple[str, Named]:
+    """Return a query in which results are tables, and the workflow and task of each.
+
+    Parameters
+    ----------
+    query : str
+        Statements that `statements.check` let pass.
+
+    Returns
+    -------
+    tuple of (str, mapping)
+        The query, and the names by those of the tables in it.
+
+    Raises
+    ------
+    InvalidQuestion
+        If a result is not named by two texts.
+    """
     import duckdb
 
     raw = query.encode()
@@ -183,7 +197,7 @@ def hand_in(connection: duckdb.DuckDBPyConnection, tables: Tables) -> None:
     connection : duckdb.DuckDBPyConnection
         Before it is closed in.
     tables : mapping
-        From `resolved`.
+        From `fetched`.
 
     Raises
     ------

@@ -1,6 +1,7 @@
 """The first wall of the box: SQL is read before it runs, so that a refusal can say what was refused.
 
-DuckDB's parser tells statements apart and its tokenizer finds the words, so no
+Only the process of the box reads it (`catalog._boxed`): a short text can make DuckDB's parser take gigabytes and
+minutes, whether it is SQL or not. DuckDB's parser tells statements apart and its tokenizer finds the words, so no
 quoting and no comment hides one. What a statement must begin with, and which
 table functions may be called, is listed; so a later DuckDB's new ones are refused.
 """
@@ -10,12 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from catalog.engine import connect
 from catalog.errors import InvalidQuestion
 from catalog.query import Parameters
 from catalog.schema import TABLES
+
+if TYPE_CHECKING:
+    import duckdb
 
 #: The name under which the index is attached in the box; what lies in it besides the catalog's tables is not shown.
 INDEX = "functionfuse_index"
@@ -50,7 +54,6 @@ _HARMFUL = {
 # Views that tell of the machine; they need no parenthesis.
 _VIEW = re.compile(rf"(duckdb|pragma|sqlite)_\w+|pg_(settings|prepared_statements)|{INDEX}", re.ASCII)
 
-_TEXT = re.compile(r"[^\0\ud800-\udfff]*").fullmatch  # at a NUL, some versions stop reading
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 _COMMENT = re.compile(r"--|/\*")
 # A blank beyond ASCII is one to DuckDB's parser, and to its tokenizer a part of the name beside it.
@@ -64,13 +67,20 @@ class _Token(NamedTuple):
     is_word: bool
 
 
-def check(query: str) -> None:
+def check(connection: duckdb.DuckDBPyConnection, query: str) -> list[duckdb.Statement]:
     """Refuse what is not reading.
 
     Parameters
     ----------
+    connection : duckdb.DuckDBPyConnection
+        Whose parser reads it.
     query : str
         One or more statements.
+
+    Returns
+    -------
+    list of duckdb.Statement
+        The statements, which need not be parsed again to run.
 
     Raises
     ------
@@ -79,10 +89,8 @@ def check(query: str) -> None:
     """
     import duckdb
 
-    if not isinstance(query, str) or not _TEXT(query):
-        raise InvalidQuestion(f"a query is a text such as 'SELECT * FROM tasks', not {query!r}")
     try:
-        statements = duckdb.extract_statements(query)
+        statements = connection.extract_statements(query)
     except duckdb.Error as error:
         raise InvalidQuestion(shortened(error)) from error
     if not statements:
@@ -95,18 +103,19 @@ def check(query: str) -> None:
         if kind not in _READING and not (is_pivot and kind in _PIVOTING):
             raise _refusal(kind)
     _check_words(tokens)
+    return statements
 
 
 _PIVOT = {_Token(word, True) for word in ("pivot", "pivot_wider")}
 
 
-def check_parameters(query: str, parameters: Parameters) -> None:
+def check_parameters(statements: list[duckdb.Statement], parameters: Parameters) -> None:
     """Refuse parameters that are missing or too many, with their names.
 
     Parameters
     ----------
-    query : str
-        Statements that `check` let pass; parameters belong to the last one.
+    statements : list of duckdb.Statement
+        What `check` returned; parameters belong to the last one.
     parameters : list, tuple or mapping, optional
         What is given.
 
@@ -115,9 +124,6 @@ def check_parameters(query: str, parameters: Parameters) -> None:
     InvalidQuestion
         If they are not those that the query has.
     """
-    import duckdb
-
-    statements = duckdb.extract_statements(query)
     if any(statement.named_parameters for statement in statements[:-1]):
         raise InvalidQuestion("only the last statement of a query may have parameters")
     wanted = {str(name) for statement in statements[-1:] for name in statement.named_parameters}
@@ -213,7 +219,7 @@ def _check_words(tokens: list[_Token]) -> None:
             continue
         word = token.text
         is_called = behind.text == "("
-        if _VIEW.fullmatch(word) or (is_called and word in _functions()):
+        if _VIEW.fullmatch(word) or (is_called and word in refused_functions()):
             raise InvalidQuestion(f"{word} is refused: a query sees the catalog, no files, settings or secrets")
         if word in _WRITING and before.text in ("(", ")") and not is_called:
             raise _refusal(word.upper())
@@ -222,7 +228,7 @@ def _check_words(tokens: list[_Token]) -> None:
 
 
 @cache
-def _functions() -> frozenset[str]:
+def refused_functions() -> frozenset[str]:
     """Return the functions that are refused.
 
     From DuckDB 2.0.1 on, `year`, `strftime`, `range` and many more depend on the session's time zone where they are

@@ -363,6 +363,8 @@ HUGE = [
     "SELECT length(printf('%2000000000d', 1))",
     "SELECT len(list_resize([1], 1000000000, 7))",
     "SELECT length(levenshtein(repeat('a', 1000000), repeat('b', 1000000))::VARCHAR)",
+    "WITH a AS (" * 9,  # takes the parser gigabytes
+    "WITH a AS (" * 9 + "FROM result('w', 'a')",
 ]
 
 #: Stopped by the limits of memory (100 MB) and time (0.3 s), or by DuckDB itself; none may end in its time on a machine

@@ -11,18 +11,24 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 from hostile import HARMLESS, HUGE, REFUSED, RUNAWAY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from workshop import ROOT, index_of
 
-from catalog import box, statements
+from catalog import _worker, box, statements
 from catalog.box import Limits
 from catalog.errors import InvalidQuestion
 from functionfuse.storage.filestorage import FileStorage
 
 LIMITS = Limits("100MB", 0.3)
+PARSER = duckdb.connect(":memory:")
+UNCHECKED = _worker._PROGRAM.replace(
+    "main()",
+    "from catalog import _boxed; _boxed.check = lambda connection, query: connection.extract_statements(query); main()",
+)
 SECRET = "the content of a file that is nobody's business"
 
 
@@ -89,8 +95,10 @@ def test_what_is_hostile_is_refused(ground: Ground, wish: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wish", REFUSED)
-def test_the_second_wall_holds_alone(ground: Ground, wish: str) -> None:
+def test_the_second_wall_holds_alone(ground: Ground, wish: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever runs in the box without having been looked at changes no file and reads none."""
+    monkeypatch.setattr(_worker, "_PROGRAM", UNCHECKED)
+    _worker._end()
     for statement in map(ground.fill, REFUSED[wish]):
         try:
             answer = str(box.run(str(index_of(ground.storage)), statement, None, LIMITS, {}))
@@ -100,6 +108,23 @@ def test_the_second_wall_holds_alone(ground: Ground, wish: str) -> None:
             continue
         assert SECRET not in answer, statement
         assert ground.look() == ground.before, statement
+    _worker._end()
+
+
+def test_a_query_is_not_read_by_the_process_that_asks(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB's parser and tokenizer, and its lists of functions, are asked in the process of the box only."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(duckdb, "extract_statements", refuse)
+    monkeypatch.setattr(duckdb, "tokenize", refuse)
+    monkeypatch.setattr(statements, "check", refuse)
+    sql = ground.storage.catalog.sql
+    assert sql("SELECT count(*) + $1 FROM tasks", [1]).fetchall() == [(3,)]
+    for query in ("SELEC 1", "SELECT result('w', 'a'", "COPY tasks TO 'result'", "FROM result('w', 'none')"):
+        with pytest.raises(InvalidQuestion, match=r"yntax error|COPY is refused|nothing is stored"):
+            sql(query)
 
 
 STOPPING = """
@@ -191,7 +216,7 @@ def test_noise_hides_nothing(around: str, called: str, spelled: str, cased: type
     """However a function's name is quoted, qualified, cased and surrounded by comments, it is found and refused."""
     call = f" {first}{spelled.format(cased(called))}{middle}('x')"  # type: ignore[operator]
     with pytest.raises(InvalidQuestion, match=f"{called} is refused|syntax error"):
-        statements.check(around.format(call=call))
+        statements.check(PARSER, around.format(call=call))
 
 
 WRITES = st.sampled_from(
@@ -216,7 +241,7 @@ BEFORE = st.sampled_from(
 def test_no_place_among_statements_hides_one(before: str, noise: str, write: str, behind: str) -> None:
     """A statement that writes is refused wherever it stands, also beside a PIVOT, of which DuckDB makes several."""
     with pytest.raises(InvalidQuestion, match=r"is refused|syntax error"):
-        statements.check(f"{before}{noise}{write}{behind}")
+        statements.check(PARSER, f"{before}{noise}{write}{behind}")
 
 
 def test_the_tables_are_those_of_the_catalog(ground: Ground) -> None:
