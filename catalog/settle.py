@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from catalog.folder import Folder, Found, Unreadable
 from catalog.history import History
@@ -167,58 +167,84 @@ class Blobs:
             return
         rows = self._history.rows("SELECT folder, mtime, settled, dirty, due, entries FROM folders")
         known = {from_text(folder): state for folder, *state in rows}
+        some: list[_Folder] = []
+        listed = 0
         for folder, mtime in self._folder.workflows():
             before, settled, dirty, due, entries = known.pop(folder, (None, False, False, 0.0, 0))
             if mtime == before and settled and not dirty:
                 continue
             unexplained = mtime != before and not dirty
             if unexplained or entries <= _SMALL_FOLDER or not time.time() < due < time.time() + _LONGEST:
-                self._look_through(folder, mtime, (before, settled, dirty))
-        for folder in known:  # of which nothing is left
-            self.settle(self._listed(self._workflow_in(folder)))
-            self._history.run("DELETE FROM folders WHERE folder = ?", to_text(folder))
+                began = time.time()
+                some.append(_Folder(folder, mtime, (before, settled, dirty), began, set(self._folder.files(folder))))
+                listed += 1 + len(some[-1].files)
+            if listed > _SMALL_FOLDER:  # a large one by itself, or many: that bounds the memory
+                self._look_through(some)
+                some, listed = [], 0
+        self._look_through(some)
+        if known:
+            self._forget(list(known))
 
     def _knows_something(self) -> bool:
         return bool(self._history.rows("SELECT 1 FROM history LIMIT 1"))
 
-    def _listed(self, workflow: str) -> list[Name]:
-        return self._history.rows("SELECT workflow, task FROM tasks WHERE workflow = ?", workflow)
+    def _look_through(self, folders: list[_Folder]) -> None:
+        listed = self._listed([each.name for each in folders])
+        arrived: list[tuple[str, str]] = []
+        gone: list[Name] = []
+        for folder in folders:
+            workflow, names = listed[folder.name]
+            unknown, absent = _compared(folder.files, names)
+            arrived += [(folder.name, file) for file in unknown]
+            gone += [(workflow, name) for name in absent]
+        for at in range(0, len(arrived), _AT_ONCE):
+            self._take_arrived(arrived[at : at + _AT_ONCE])
+        self.settle(gone)
+        if not self._history.reads_only:  # else it is noted by the next who may
+            self._note(folders)
 
-    def _look_through(self, folder: str, mtime: int, known: tuple[object, ...]) -> None:
-        began = time.time()
-        files = set(self._folder.files(folder))
-        workflow = self._workflow_in(folder)
-        names = set(self._history.rows("SELECT list(task) FROM tasks WHERE workflow = ?", workflow)[0][0] or ())
-        # Nearly every name is its own file name; the file of one may be called as another is, though.
-        same = files & names
-        if not _is_plain("".join(same)):
-            same = {file for file in same if decode(file) == from_text(file)}
-        unknown = [file for file in files - same if decode(file) is None or to_text(decode(file) or "") not in names]
-        unknown = [file for file in unknown if not _is_hidden(file, files)]
-        gone = [name for name in names - same if not files.intersection(candidates(from_text(name)))]
-        for at in range(0, len(unknown), _AT_ONCE):
-            self._take_arrived(folder, unknown[at : at + _AT_ONCE])
-        self.settle([(workflow, name) for name in gone])
-        now = time.time()
-        settled = abs(time.time_ns() - mtime) > _GRAIN
-        due = now + min((now - began) * _RARELY, _LONGEST - 1)
-        state = (mtime, settled, False, due, len(files))
-        if self._history.reads_only:
-            return  # that nothing came or went is noted by the next who may
-        if state[:3] != known or len(files) > _SMALL_FOLDER:  # a question that finds nothing new writes nothing
-            self._history.run("DELETE FROM folders WHERE folder = ?", to_text(folder))
-            self._history.run("INSERT INTO folders VALUES (?, ?, ?, ?, ?, ?)", to_text(folder), *state)
+    def _note(self, folders: list[_Folder]) -> None:
+        """Note that folders were looked through; where nothing was new that writes nothing."""
+        states = []
+        for folder in folders:
+            now = time.time()
+            settled = abs(time.time_ns() - folder.mtime) > _GRAIN
+            due = now + min((now - folder.began) * _RARELY, _LONGEST - 1)
+            if (folder.mtime, settled, False) != folder.known or len(folder.files) > _SMALL_FOLDER:
+                states.append((to_text(folder.name), folder.mtime, settled, due, len(folder.files)))
+        if states:
+            names, mtimes, settled_ones, dues, entries = map(list, zip(*states, strict=True))
+            self._history.run("DELETE FROM folders WHERE folder IN (SELECT unnest(?::VARCHAR[]))", names)
+            self._history.run(_LOOKED_THROUGH, names, mtimes, settled_ones, dues, entries)
 
-    def _workflow_in(self, folder: str) -> str:
-        name = decode(folder)
-        if name is not None:
-            return to_text(name)
-        known = (text for (text,) in self._history.rows("SELECT DISTINCT workflow FROM tasks"))
-        return next((text for text in known if encode(from_text(text)) == folder), to_text(folder))
+    def _forget(self, folders: list[str]) -> None:
+        """Take nothing to be left of folders."""
+        listed = self._listed(folders)
+        self.settle([(workflow, name) for workflow, names in listed.values() for name in names])
+        texts = list(map(to_text, folders))
+        self._history.run("DELETE FROM folders WHERE folder IN (SELECT unnest(?::VARCHAR[]))", texts)
 
-    def _take_arrived(self, folder: str, files: list[str]) -> None:
-        def look(files: list[str]) -> dict[str, Look]:
-            looks = self._folder.each(lambda file: self._folder.look_at(folder, file), files)
+    def _listed(self, folders: list[str]) -> dict[str, tuple[str, set[str]]]:
+        """Return for each folder its workflow and the names that are listed in it."""
+        workflows = self._workflows_in(folders)
+        sql = "SELECT workflow, list(task) FROM tasks WHERE workflow IN (SELECT unnest(?::VARCHAR[])) GROUP BY workflow"
+        listed = dict(self._history.rows(sql, list(workflows.values()))) if folders else {}
+        return {folder: (workflow, set(listed.get(workflow, ()))) for folder, workflow in workflows.items()}
+
+    def _workflows_in(self, folders: list[str]) -> dict[str, str]:
+        decoded = {folder: decode(folder) for folder in folders}
+        encoded = {}
+        if None in decoded.values():  # of a name that is too long only a digest is in the folder's
+            known = (text for (text,) in self._history.rows("SELECT DISTINCT workflow FROM tasks"))
+            encoded = {encode(from_text(text)): text for text in known}
+        return {
+            folder: encoded.get(folder, to_text(folder)) if name is None else to_text(name)
+            for folder, name in decoded.items()
+        }
+
+    def _take_arrived(self, files: list[tuple[str, str]]) -> None:
+        def look(files: list[tuple[str, str]]) -> dict[tuple[str, str], Look]:
+            looks = self._folder.each(lambda at: self._folder.look_at(*at), files)
             return dict(zip(files, looks, strict=True))
 
         # What else lies there is left alone.
@@ -226,6 +252,41 @@ class Blobs:
         ids = [each.event_id for each in found]
         self._history.choose("SELECT unnest(?::UUID[])", ids)
         self._history.run("DELETE FROM pending WHERE event_id IN (SELECT unnest(?::UUID[]))", ids)
+
+
+class _Folder(NamedTuple):
+    """A workflow's folder that is looked through.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the storage.
+    mtime : int
+        When its entries last changed, ns since 1970.
+    known : tuple
+        What is noted of it: such a time, whether it was long ago by then, and whether events tell of it.
+    began : float
+        When its files were listed, seconds since 1970.
+    files : set of str
+        The names of those that can be results.
+    """
+
+    name: str
+    mtime: int
+    known: tuple[object, ...]
+    began: float
+    files: set[str]
+
+
+def _compared(files: set[str], names: set[str]) -> tuple[list[str], list[str]]:
+    """Return the files in a folder of which no name is listed, and the listed names of which there is no file."""
+    # Nearly every name is its own file name; the file of one may be called as another is, though.
+    same = files & names
+    if not _is_plain("".join(same)):
+        same = {file for file in same if decode(file) == from_text(file)}
+    unknown = [file for file in files - same if decode(file) is None or to_text(decode(file) or "") not in names]
+    arrived = [file for file in unknown if not _is_hidden(file, files)]
+    return arrived, [name for name in names - same if not files.intersection(candidates(from_text(name)))]
 
 
 def _id_of(look: Look) -> str | None:
@@ -252,6 +313,12 @@ _LOOKED = """
     UPDATE pending SET looked = names.found FROM (
         SELECT unnest(?::VARCHAR[]) AS workflow, unnest(?::VARCHAR[]) AS task, unnest(?::VARCHAR[]) AS found
     ) names WHERE pending.workflow = names.workflow AND pending.task = names.task
+"""
+
+_LOOKED_THROUGH = """
+    INSERT INTO folders (folder, mtime, settled, dirty, due, entries)
+    SELECT unnest(?::VARCHAR[]), unnest(?::BIGINT[]), unnest(?::BOOLEAN[]), false,
+           unnest(?::DOUBLE[]), unnest(?::BIGINT[])
 """
 
 # Where a blob stands, a removal came true before it unless it meant that blob, or one that was overwritten instead.

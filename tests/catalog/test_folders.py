@@ -28,6 +28,7 @@ from workshop import (
 )
 
 from catalog import settle
+from catalog.history import History
 from catalog.local import LocalFolder
 from functionfuse.storage.filestorage import FileStorage
 
@@ -416,3 +417,64 @@ def test_the_id_of_a_copy_is_the_same_for_everyone(three: FileStorage, tmp_path:
     delete_index(three)
     assert three.catalog.sql(query).fetchall() == first
     assert first != [(blob_id(three, "w", "a"),)]
+
+
+# Many folders
+
+LONG = "a long name " * 30  # of which the folder's name keeps only a digest
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the SQL that looking through folders will run."""
+    said: list[str] = []
+    for name in ("run", "rows"):
+        run = getattr(History, name)
+
+        def noted(self: History, sql: str, *parameters: object, run: Any = run) -> Any:
+            said.append(sql)
+            return run(self, sql, *parameters)
+
+        monkeypatch.setattr(History, name, noted)
+    return said
+
+
+@pytest.mark.parametrize("journal", [True, False], ids=["told by the journal", "of which only the files tell"])
+def test_a_workflow_more_takes_no_statement_more(tmp_path: Path, statements: list[str], journal: bool) -> None:
+    """The statements of a first question do not grow with the number of workflows."""
+    counts = []
+    for number in (3, 40):
+        storage = FileStorage(tmp_path / str(number))
+        for at in range(number):
+            storage.save(f"workflow {at}", "a", at)
+        if not journal:
+            delete_catalog(storage)
+        statements.clear()
+        assert len(task_names(storage.catalog)) == number
+        counts.append(len(statements))
+    assert counts[0] == counts[1] > 0
+
+
+def test_what_came_and_went_in_many_folders(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However folders are taken together, each is held against its own names."""
+    expected = set()
+    for at, workflow in enumerate((*(f"w{at}" for at in range(12)), "ü/%", LONG, f"{LONG}2")):
+        for task in ("a", "b", "%61", LONG)[: 1 + at % 4]:
+            storage.save(workflow, task, at)
+            expected.add((workflow, task))
+    assert set(task_names(storage.catalog)) == expected
+    for at_once in (0, 5, 1_000):
+        monkeypatch.setattr(settle, "_SMALL_FOLDER", at_once)
+        for folder in (folder for folder in root_of(storage).iterdir() if folder.name[0] != "."):
+            (first,) = (file for file in folder.iterdir() if file.name == "a")
+            first.rename(folder / f"moved {at_once}")
+        expected = {(workflow, f"moved {at_once}" if task == "a" else task) for workflow, task in expected}
+        assert set(task_names(storage.catalog)) == expected
+        for folder in (folder for folder in root_of(storage).iterdir() if folder.name[0] != "."):
+            (folder / f"moved {at_once}").rename(folder / "a")
+        expected = {(workflow, "a" if task.startswith("moved") else task) for workflow, task in expected}
+        assert set(task_names(storage.catalog)) == expected
+    for name in ("w3", "w5", "w7"):
+        shutil.rmtree(path_of(storage, name))
+    expected = {(workflow, task) for workflow, task in expected if workflow not in ("w3", "w5", "w7")}
+    assert set(task_names(storage.catalog)) == expected
