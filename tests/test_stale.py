@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import enum
 import hashlib
 import itertools
 import os
@@ -16,9 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from functionfuse import workflow
+from functionfuse.backends._provenance import Provenance
 from functionfuse.backends._stale import stale_message
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import StaleResult, StaleResultWarning
@@ -169,6 +173,13 @@ def test_a_renamed_function_is_the_same(storage: FileStorage) -> None:
         (("a", {"loss": "l1"}), ("a", {"loss": "l2"}), "argument 'loss' was 'l1' and is 'l2'"),
         (("a",), ("a", 3), "argument 'rate' was not given and is 3"),
         (("a", {"loss": "l1"}), ("a",), "argument 'loss' was 'l1' and is not given"),
+        (("a", 1), ("b", 2), "argument 'data' was 'a' and is 'b', argument 'rate' was 1 and is 2"),
+        (
+            ("a", 1, 5, {"loss": 1}),
+            ("b", 2, 6, {"cost": 1}),
+            "argument '*2' was 5 and is 6, argument 'cost' was not given and is 1, argument 'data' was 'a' and is 'b', "
+            "argument 'loss' was 1 and is not given, argument 'rate' was 1 and is 2",
+        ),
     ],
 )
 def test_a_changed_argument_is_named(storage: FileStorage, before: Any, after: Any, reason: str) -> None:
@@ -184,13 +195,134 @@ def test_a_changed_argument_is_named(storage: FileStorage, before: Any, after: A
     assert changed(warned) == [f"'node': {reason}"]
 
 
-def test_a_large_argument_is_named_without_its_value(storage: FileStorage) -> None:
-    """Of a value that is no small scalar the warning shows the fingerprints."""
-    run(storage, fit(list(range(100))).set_name("node"))
-    _, warned = run(storage, fit(list(range(101))).set_name("node"))
+class Loud:
+    """Calls attention to itself when it is shown."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __repr__(self) -> str:
+        raise AssertionError("an argument of a class of one's own was shown")
+
+
+class Color(enum.Enum):
+    """Something with names."""
+
+    RED = 1
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        ([1], [1, 2], "[1, 2]"),
+        (1, {"a": (1.5, None), "b": b"c"}, "{'a': (1.5, None), 'b': b'c'}"),
+        ("a", Path("b"), "PosixPath('b')"),
+        ([1], datetime.date(2026, 12, 1), "datetime.date(2026, 12, 1)"),
+        (1, {2}, "{2}"),
+        (1, [Color.RED], "[Color.RED]"),
+        (1, np.float32(0.5), repr(np.float32(0.5))),
+        ([1], list(range(100)), "xxh3:"),
+        ([1], [[[[[[[[[1]]]]]]]]], "xxh3:"),
+        ("a", "b" * 100, "xxh3:"),
+        (1, np.arange(3), "xxh3:"),
+        (Loud(1), Loud(2), "xxh3:"),
+        (1, [Loud(2)], "xxh3:"),
+        (1, len, "xxh3:"),
+    ],
+)
+def test_a_value_is_shown_where_it_is_short_and_plain(
+    storage: FileStorage, before: Any, after: Any, shown: str
+) -> None:
+    """Of what it is now, the warning shows the value if it is short; of all else, and of what it was, fingerprints."""
+    run(storage, fit(before).set_name("node"))
+    _, warned = run(storage, fit(after).set_name("node"))
     (reason,) = changed(warned)
-    assert reason.startswith("'node': argument 'data' was xxh3:")
-    assert reason.count("xxh3:") == 2
+    was, _, now = reason.removeprefix("'node': argument 'data' was ").partition(" and is ")
+    assert was == repr(before) if isinstance(before, (int, str)) else was.startswith("xxh3:")
+    assert now.startswith(shown) if shown == "xxh3:" else now == shown
+
+
+def test_code_and_arguments_are_named_together(storage: FileStorage) -> None:
+    """Where both have changed, both are named."""
+    run(storage, step("node", 1, func=lambda x: x))
+    _, warned = run(storage, step("node", 2, func=lambda x: -x))
+    assert changed(warned) == ["'node': its function has changed, argument 'x' was 1 and is 2"]
+
+
+def told(storage: FileStorage, before: Any, after: Any) -> list[str]:
+    """Return why the second of two nodes is not fresh where the result of the first is stored; nothing if it is."""
+    run(storage, before.set_name("node"), recompute="node")
+    _, warned = run(storage, after.set_name("node"))
+    return changed(warned) if warned else []
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda: fit("a", 1, loss=2),
+        lambda: fit("a", rate=1, loss=2),
+        lambda: fit(data="a", rate=1, loss=2),
+        lambda: fit(loss=2, rate=1, data="a"),
+    ],
+    ids=["by position", "one by name", "all by name", "in another order"],
+)
+def test_a_call_is_the_same_however_it_is_spelled(storage: FileStorage, spelled: Callable[[], Any]) -> None:
+    """What is passed by name or by position is the same call, of a node and of its ancestors."""
+    assert told(storage, fit("a", 1, loss=2), spelled()) == []
+    run(storage, score(fit("a", 1, loss=2).set_name("top")).set_name("below"))
+    storage.remove_task("flow", "top")
+    assert run(storage, score(model=spelled().set_name("top")).set_name("below"))[1] == []
+
+
+def test_what_looks_like_the_same_call_and_is_not(storage: FileStorage) -> None:
+    """A name that is also a keyword's stays apart from a parameter that has no name, and a default from a value."""
+
+    @workflow
+    def only(a: int, b: int = 2, /, c: int = 3, *more: int, d: int = 4, **named: int) -> Any:
+        return [a, b, c, more, d, named]
+
+    assert told(storage, only(1, 5), only(1, b=5)) != []
+    assert told(storage, only(1, c=5), only(1, 5)) != []
+    assert told(storage, only(1, 2, 5), only(1, 2, c=5)) == []
+    assert told(storage, only(1, 2, 3, 4), only(1, 2, 3, d=4)) != []
+    assert told(storage, only(1), only(1, 2)) == ["'node': argument 'b' was not given and is 2"]
+
+
+def test_what_earlier_versions_stored_by_name_is_fresh(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, a call by name had a lineage of its own: what has it is fresh, and so is what is computed from it."""
+
+    def leaf() -> Any:
+        return score(model=fit(data=load(path="a").set_name("load"), rate=1).set_name("fit")).set_name("score")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Provenance, "_call", lambda self, node: (node.args, sorted(node.kwargs.items())))
+        run(storage, leaf())
+    for removed in ((), ("score",), ("fit", "score"), ("load", "fit", "score")):
+        for task in removed:
+            storage.remove_task("flow", task)
+        for _ in range(2):
+            assert run(storage, leaf(), on_stale="error")[1] == []
+    assert calls() == ["load", "fit", "score", "score", "fit", "score", "load", "fit", "score"]
+
+
+def test_no_ancestors_are_blamed_where_there_are_none(storage: FileStorage) -> None:
+    """What cannot be compared is named itself: an argument that was unknown, or was a node's result."""
+    lock = threading.Lock()
+    top = load("b").set_name("top")
+    assert told(storage, score(1), score([1, lock])) == ["'node': argument 'model' was 1 and is unknown"]
+    storage.remove_task("flow", "node")
+    assert told(storage, score(top), score(3)) == ["'node': argument 'model' was the result of a node and is 3"]
+    assert told(storage, score(3), score(top)) == ["'node': argument 'model' was 3 and is the result of 'top'"]
+
+
+def test_another_node_is_named(storage: FileStorage) -> None:
+    """An argument that is the result of another node than it was is named with that node, read or not."""
+    top, other = load("a").set_name("top"), load("b").set_name("other")
+    reason = "'node': argument 'model' is the result of 'other', and was that of another node"
+    assert told(storage, score(top), score(other)) == [reason]
+    run(storage, score(top).set_name("node"), recompute="node")
+    _, warned = run(storage, score(other).set_name("node"), other)
+    assert changed(warned) == [reason]
 
 
 def test_the_argument_beside_a_container_of_nodes_is_named(storage: FileStorage) -> None:

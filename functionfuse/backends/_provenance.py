@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import xxhash
 
 from functionfuse._arguments import nodes_in, role_of
+from functionfuse.backends._stale import NOT_GIVEN, Input
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.fingerprint import SCHEME, comparable, of_function, of_value
 from functionfuse.storage.base import Footer, quote
@@ -28,6 +29,7 @@ _PYTHON = f"py{sys.version_info.major}.{sys.version_info.minor}"
 _SCHEME = f'"scheme":{quote(SCHEME)}'
 
 _Special = dict[type, Callable[[Any], str | None]]
+_Call = tuple[Sequence[Any], list[tuple[str, Any]]]  # arguments by position, and by name
 
 
 class Provenance:
@@ -44,8 +46,9 @@ class Provenance:
     def __init__(self, workflow: BaseWorkflow, nodes: list[Node]) -> None:
         self._workflow = workflow
         # By id: what can be called need not be hashable, and the workflow keeps it alive.
-        self._codes: dict[int, tuple[str | None, str, tuple[str, ...]]] = {}
+        self._codes: dict[int, tuple[str | None, str, tuple[str, ...], int]] = {}
         self._lineages: dict[Node, str] = {}
+        self._as_spelled: dict[Node, str] = {}  # how lineages were made before: ``f(1, b=2)`` was another call
         # Of stale results that are used all the same, and of what is computed from them: not what the graph says.
         self._inherited: dict[Node, str] = {}
         self._blob_ids: dict[Node, str] = {}
@@ -69,7 +72,7 @@ class Provenance:
         self.know_blob(node, footer.blob_id)
         if not self._agrees(node, footer):
             lineage = footer.record.get("lineage")
-            if lineage and comparable(lineage, self._lineages[node]) and lineage != self._lineages[node]:
+            if lineage and comparable(lineage, self._lineages[node]) and not self._is_lineage_of(node, lineage):
                 self._inherited[node] = lineage
 
     def inherit(self, node: Node) -> None:
@@ -115,28 +118,31 @@ class Provenance:
         return True
 
     def _difference(self, node: Node, record: dict[str, Any]) -> str | None:
-        code, _, _ = self._code(node)
+        """Return all that is known to differ, in one line."""
+        code = self._code(node)[0]
+        changes = []
         if comparable(code, record["code_fingerprint"]) and code != record["code_fingerprint"]:
-            return "its function has changed"
-        before = record["inputs"]
-        now = dict(self._inputs(node))
-        for name in sorted(before.keys() | now.keys()):
-            change = self._change(before.get(name, _NOT_GIVEN), now.get(name, _NOT_GIVEN))
-            if change:
-                return f"argument {name!r} {change}"
+            changes.append("its function has changed")
+        inputs = self._compared(node, record)
+        changes += [said for each in inputs if (said := each.change())]
         lineage = self._lineages[node]
-        if comparable(lineage, record["lineage"]) and lineage != record["lineage"]:
-            return "a function or an argument that it was computed from has changed"
-        return None
+        if not changes and comparable(lineage, record["lineage"]) and not self._is_lineage_of(node, record["lineage"]):
+            # As something is known to differ, what nobody could be sure of is the likely reason.
+            changes += [said for each in inputs if (said := each.likely_change())]
+            if not changes and node.parents:
+                changes.append("a function or an argument that it was computed from has changed")
+            elif not changes:
+                changes.append("its arguments were passed in another way")
+        return ", ".join(changes) or None
 
-    def _change(self, before: str | None, now: str | None) -> str | None:
-        if before is None or now is None or before == now:
-            return None
-        if before.startswith("blob:") and now.startswith("blob:"):
-            return "has been computed anew since"
-        if before.startswith(("blob:", "lineage:")) or now.startswith(("blob:", "lineage:")):
-            return None  # a parent that is not read now, or was not stored then: the lineage tells
-        return f"was {before} and is {now}" if comparable(before, now) else None
+    def _compared(self, node: Node, record: dict[str, Any]) -> list[Input]:
+        before, now, values = record["inputs"], dict(self._inputs(node)), dict(self._named(node))
+        others = {parent.get_name() for parent in node.parents} - set(record["parents"])
+        names = sorted({**before, **now})
+        return [
+            Input(name, before.get(name, NOT_GIVEN), now.get(name, NOT_GIVEN), values.get(name), others)
+            for name in names
+        ]
 
     def _others_changed(self, node: Node, footer: Footer) -> bool:
         """Tell whether a parent that was computed or read in this run is not the one that was used."""
@@ -151,35 +157,64 @@ class Provenance:
     def _identity(self, node: Node) -> str:
         return f'{self._code(node)[1]},"lineage":"{self._lineages[node]}"'
 
-    def _code_of(self, node: Node) -> tuple[str | None, str, tuple[str, ...]]:
-        """Return fingerprint, JSON fragment and parameter names of what makes the result of `node`."""
+    def _code_of(self, node: Node) -> tuple[str | None, str, tuple[str, ...], int]:
+        """Return of what makes the result of `node`: fingerprint, JSON fragment, parameters, and how many have no name.
+
+        Of the positional parameters, the first ones may be given by position only.
+        """
         code = self._workflow.code_of(node)
         known = self._codes.get(id(code))
         if known is None:
             fingerprint = of_function(code)
             text = f'"function":{quote(_full_name(code))},"code_fingerprint":{_quote_or_null(fingerprint)}'
-            self._codes[id(code)] = known = (fingerprint, text, parameters(code, node))
+            self._codes[id(code)] = known = (fingerprint, text, *_parameters(code))
         return known
 
-    def _lineage(self, node: Node, known: Mapping[Node, str], special: _Special) -> str:
-        code = self._code(node)[0]
-        parts: list[str | None] = [code]
-        parts += [known[value] if type(value) is Node else _part(value, known, special) for value in node.args]
-        for name, value in sorted(node.kwargs.items()):
-            parts += (name, _part(value, known, special))
+    def _is_lineage_of(self, node: Node, lineage: str) -> bool:
+        """Tell whether a recorded lineage is that of the node, by this version's rule or by the one before."""
+        if lineage == self._lineages[node]:
+            return True
+        if not self._as_spelled:
+            special = self._special(self._as_spelled.__getitem__)
+            for each in self._lineages:  # parents first
+                call = each.args, sorted(each.kwargs.items())
+                self._as_spelled[each] = self._lineage(each, self._as_spelled, special, call)
+        return lineage == self._as_spelled[node]
+
+    def _lineage(self, node: Node, known: Mapping[Node, str], special: _Special, call: _Call | None = None) -> str:
+        args, kwargs = call or self._call(node)
+        parts: list[str | None] = [self._code(node)[0]]
+        parts += [known[value] if type(value) is Node else _part(value, known, special) for value in args]
+        for name, value in kwargs:
+            parts += (name, known[value] if type(value) is Node else _part(value, known, special))
         if node.after:
             parts += ("after", *(known[earlier] for earlier in node.after))
         # No fingerprint has a line break or a "?", and none looks like a name: the text can be read in one way only.
         text = "\n".join([part or "?" for part in parts])
         return f"{_PYTHON}:{xxhash.xxh3_128_hexdigest(text.encode())}"
 
+    def _call(self, node: Node) -> _Call:
+        """Return the arguments of a node, by position as far as that can be: ``f(1, b=2)`` is ``f(1, 2)``."""
+        if not node.kwargs:
+            return node.args, []
+        _, _, names, only_by_position = self._code(node)
+        args, kwargs = list(node.args), dict(node.kwargs)
+        for name in names[len(args) :] if len(args) >= only_by_position else ():
+            if name not in kwargs:
+                break
+            args.append(kwargs.pop(name))
+        return args, sorted(kwargs.items())
+
     def _inputs(self, node: Node) -> Iterator[tuple[str, str | None]]:
+        for name, value in self._named(node):
+            yield name, self._result(value) if type(value) is Node else self._input(value)
+
+    def _named(self, node: Node) -> Iterator[tuple[str, Any]]:
+        """Yield name and value of every argument."""
         names = self._code(node)[2]
         for position, value in enumerate(node.args):
-            name = names[position] if position < len(names) else f"*{position}"
-            yield name, self._result(value) if type(value) is Node else self._input(value)
-        for name, value in node.kwargs.items():
-            yield name, self._input(value)
+            yield names[position] if position < len(names) else f"*{position}", value
+        yield from node.kwargs.items()
 
     def _input(self, value: Any) -> str | None:
         fingerprint = of_value(value, self._by_blob)
@@ -203,9 +238,6 @@ class Provenance:
         return {Node: of_node, Item: of_item, StandIn: of_object}
 
 
-_NOT_GIVEN = "not given"
-
-
 def _part(value: Any, known: Mapping[Node, str], special: _Special) -> str:
     """Return an argument's part of a lineage; of one that has no fingerprint, that of the nodes in it."""
     return of_value(value, special) or "?" + "".join(map(known.__getitem__, nodes_in(value)))
@@ -219,12 +251,18 @@ def _full_name(code: Any) -> str:
     return f"{getattr(code, '__module__', None)}.{getattr(code, '__qualname__', type(code).__qualname__)}"
 
 
-def parameters(code: Any, node: Node) -> tuple[str, ...]:
+def parameters(code: Any) -> tuple[str, ...]:
     """Return the names of the positional parameters, as far as they have names."""
+    return _parameters(code)[0]
+
+
+def _parameters(code: Any) -> tuple[tuple[str, ...], int]:
+    """Return the names of the positional parameters, and how many of them are given by position only."""
+    skipped = 0
     if isinstance(code, type):
         code = getattr(code, "__init__", None)
         skipped = 1
-    else:
-        skipped = 0
     plain = getattr(code, "__code__", None)
-    return tuple(plain.co_varnames[skipped : plain.co_argcount]) if plain else ()
+    if plain is None:
+        return (), 0
+    return tuple(plain.co_varnames[skipped : plain.co_argcount]), max(0, plain.co_posonlyargcount - skipped)

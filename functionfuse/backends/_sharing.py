@@ -281,7 +281,7 @@ def _described(user: Node | None, result: Node) -> str:
 
 def _argument(user: Node, result: Node) -> str:
     """Return the name of the first argument of a node in which there is a result."""
-    names = parameters(user.code, user)
+    names = parameters(user.code)
     for position, value in enumerate(user.args):
         if result in nodes_in(value):
             return names[position] if position < len(names) else f"*{position}"
