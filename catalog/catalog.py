@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from catalog import questions
+from catalog._translate import at_the_edge
 from catalog.box import Limits
 from catalog.compact import Compacted
 from catalog.engine import relation
-from catalog.errors import NoSuchTask
+from catalog.errors import InvalidQuestion, NoSuchTask
 from catalog.fold import Refreshed
 from catalog.index import Index
 from catalog.names import from_text
@@ -77,9 +78,9 @@ class Catalog:
         verify: Literal["always", "never"] = "always",
     ) -> None:
         if index not in ("storage", "private"):
-            raise ValueError(f"index is 'storage' or 'private', not {index!r}")
+            raise InvalidQuestion(f"index is 'storage' or 'private', not {index!r}")
         if verify not in ("always", "never"):
-            raise ValueError(f"verify is 'always' or 'never', not {verify!r}")
+            raise InvalidQuestion(f"verify is 'always' or 'never', not {verify!r}")
         self._folder = folder_of(path, storage_options)
         self.path = self._folder.root
         self._index = Index(self._folder, must_exist, private=index == "private", verifies=verify == "always")
@@ -111,6 +112,7 @@ class Catalog:
         """
         return cls(path, index=index, storage_options=storage_options)
 
+    @at_the_edge
     def exists(self) -> bool:
         """Tell whether there is a storage; makes nothing.
 
@@ -128,11 +130,13 @@ class Catalog:
 
         return is_storage(self._folder)
 
+    @at_the_edge
     def refresh(self) -> Refreshed:
         """Fold in what is new, as every question does, and tell what it was."""
         with self._index.question() as (_, refreshed):
             return refreshed
 
+    @at_the_edge
     def tasks(
         self,
         workflow: str = "*",
@@ -194,6 +198,7 @@ class Catalog:
         }
         return relation(self._index.ask(questions.tasks(filters, as_of, order_by, limit)))
 
+    @at_the_edge
     def events(
         self,
         workflow: str = "*",
@@ -249,6 +254,7 @@ class Catalog:
         }
         return relation(self._index.ask(questions.events(filters, order_by, limit)))
 
+    @at_the_edge
     def runs(
         self,
         workflow: str = "*",
@@ -288,6 +294,7 @@ class Catalog:
         filters = {"workflow": workflow, "since": since, "until": until, "status": status, "backend": backend}
         return relation(self._index.ask(questions.runs(filters, order_by, limit)))
 
+    @at_the_edge
     def task(self, workflow: str, task: str) -> Task:
         """Return one result with all that is known of it.
 
@@ -313,6 +320,7 @@ class Catalog:
             raise NoSuchTask(f"there is no task {task!r} of workflow {workflow!r} in {self.path}{before}")
         return task_of(row[0], events)
 
+    @at_the_edge
     def names(
         self,
         workflow: str,
@@ -339,6 +347,7 @@ class Catalog:
         rows = self._index.rows(questions.names(workflow, pattern, since, until, as_of))
         return sorted(from_text(name) for (name,) in rows)
 
+    @at_the_edge
     def sql(
         self, query: str, params: Parameters = None, *, memory_limit: str = "1GB", time_limit: float = 60.0
     ) -> duckdb.DuckDBPyRelation:
@@ -374,6 +383,7 @@ class Catalog:
         """
         return relation(self._index.answer(query, params, Limits(memory_limit, time_limit)))
 
+    @at_the_edge
     def export(
         self,
         destination: str | os.PathLike[str],
@@ -444,6 +454,7 @@ class Catalog:
         request = Request(table, filters, partition_by, after, overwrite, storage_options)
         return export(self._index, self.path, destination, request)
 
+    @at_the_edge
     def compact(self) -> Compacted:
         """Turn the journal's lines into a Parquet file, a tenth of their size.
 
@@ -457,10 +468,12 @@ class Catalog:
         """
         return self._index.compact()
 
+    @at_the_edge
     def rebuild(self) -> Refreshed:
         """Build the index anew from the journal; nothing that the journal or the blobs know is lost."""
         return self._index.rebuild()
 
+    @at_the_edge
     def expired(
         self,
         workflow: str = "*",
@@ -474,6 +487,7 @@ class Catalog:
 
         return relation(self._index.ask(plan(workflow, keep_last, older_than, larger_than)))
 
+    @at_the_edge
     def verify(self, workflow: str = "*", *, repair: bool = False) -> Verification:
         """Hold every blob and side file against the catalog, and the catalog against them.
 
@@ -510,6 +524,7 @@ class Catalog:
     def _repr_html_(self) -> str | None:
         return self._overview("Catalog")
 
+    @at_the_edge
     def _overview(self, title: str) -> str | None:
         from catalog.overview import overview  # on use: only notebooks ask
 

@@ -1,21 +1,26 @@
-"""The exceptions of the catalog.
+"""The exceptions of the catalog, and the base that they have in common with those of functionfuse.
 
-CatalogError
-├── NotABlob (ValueError)           bytes that do not end in a footer
-├── DamagedFooter (ValueError)      a footer whose bytes are not those that were written
-├── LongerFooter                    a footer of which only the end was given
-├── NewerFormat (RuntimeError)      written by a newer version
-├── InvalidQuestion (ValueError)    a filter, a date or an SQL text that cannot be answered
-├── NoSuchTask (FileNotFoundError)  nothing is stored under a name
-├── CatalogUnusable (OSError)       no storage there, or its catalog cannot be reached
-│   └── Refused (PermissionError)   credentials or permissions do not suffice
-└── ExportRefused (OSError)         an export that would go nowhere or over something
+FunctionFuseError
+└── CatalogError
+    ├── NotABlob (ValueError)           bytes that do not end in a footer
+    ├── DamagedFooter (ValueError)      a footer whose bytes are not those that were written
+    ├── LongerFooter                    a footer of which only the end was given
+    ├── NewerFormat (RuntimeError)      written by a newer version
+    ├── InvalidQuestion (ValueError)    a filter, a date or an SQL text that cannot be answered
+    ├── NoSuchTask (FileNotFoundError)  nothing is stored under a name
+    ├── CatalogUnusable (OSError)       no storage there, or its catalog cannot be reached
+    │   └── Refused (PermissionError)   credentials or permissions do not suffice
+    └── ExportRefused (OSError)         an export that would go nowhere or over something
 """
 
 from __future__ import annotations
 
 
-class CatalogError(Exception):
+class FunctionFuseError(Exception):
+    """Base of every exception that functionfuse and its catalog raise by themselves."""
+
+
+class CatalogError(FunctionFuseError):
     """Base of every exception that the catalog raises by itself."""
 
 
@@ -37,8 +42,11 @@ class LongerFooter(CatalogError):
     """
 
     def __init__(self, span: int) -> None:
-        super().__init__(f"the footer has {span} bytes")
+        super().__init__(span)
         self.span = span
+
+    def __str__(self) -> str:
+        return f"the footer has {self.span} bytes"
 
 
 class NewerFormat(CatalogError, RuntimeError):

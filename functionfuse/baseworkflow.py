@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from functionfuse._arguments import Reference
-from functionfuse.errors import CyclicGraph, DuplicateName, InvalidLeaf, NoSuchNode
+from functionfuse.errors import CyclicGraph, DuplicateName, InvalidArgument, InvalidLeaf, NoSuchNode
 from functionfuse.workflow import Node, checked_name, undecorated
 
 _MOST_NAMES = 10_000  # among which near ones are looked for: some tens of milliseconds
@@ -96,15 +96,15 @@ class BaseWorkflow:
 
         Raises
         ------
-        ValueError
-            If `regex` is not a regular expression.
+        InvalidArgument
+            If `regex` is not a regular expression (a `ValueError`).
         """
         if regex is None:
             return self.ordered()
         try:
             matches = re.compile(regex).fullmatch
         except (re.error, TypeError) as error:
-            raise ValueError(f"{regex!r} is not a regular expression for node names: {error}") from error
+            raise InvalidArgument(f"{regex!r} is not a regular expression for node names: {error}") from error
         return [node for name, node in self.graph_traversal() if matches(name)]
 
     def picked_nodes(self, regex: str | re.Pattern[str]) -> list[Node]:
@@ -124,8 +124,8 @@ class BaseWorkflow:
         ------
         NoSuchNode
             If no name matches; it names the nearest ones.
-        ValueError
-            If `regex` is not a regular expression.
+        InvalidArgument
+            If `regex` is not a regular expression (a `ValueError`).
         """
         nodes = self.find_nodes(regex)
         if not nodes:
@@ -146,18 +146,16 @@ class BaseWorkflow:
         ------
         InvalidLeaf
             If `node` is no node.
-        ValueError
-            If `node` is not in the graph.
-        TypeError
-            If `func` cannot be called.
+        InvalidArgument
+            If `node` is not in the graph (a `ValueError`), or `func` cannot be called (a `TypeError`).
         """
         if not callable(func):
-            raise TypeError(f"a node can only call a function, not {func!r} of type {type(func).__name__}")
+            raise InvalidArgument(f"a node can only call a function, not {func!r} of type {type(func).__name__}")
         target = _checked_reference(node, "what is replaced")._nodes()[0]
         if target not in self._known:
             self._known = set(self._ancestors())
         if target not in self._known:
-            raise ValueError(
+            raise InvalidArgument(
                 f"{target!r} is no leaf of workflow {self.workflow_name!r}, nor does a leaf need it; "
                 "find_nodes() lists the nodes that can be replaced"
             )

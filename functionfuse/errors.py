@@ -1,6 +1,7 @@
 """The exceptions of functionfuse, cut by what a handler would do about them.
 
 FunctionFuseError
+├── InvalidArgument (ValueError, TypeError)   what a function or method does not take
 ├── WorkflowError                      the graph or the run is at fault
 │   ├── InvalidName (ValueError)       a name that is empty or no string
 │   ├── DuplicateName (ValueError)     two nodes of one graph share a name
@@ -23,7 +24,8 @@ FunctionFuseError
 │       ├── InvalidPickle              the blob's bytes are not what was saved
 │       ├── UnreadableResult           they are, but no object can be made of them: its class is gone, say
 │       └── SideFileMissing            a file that the blob declares is gone
-└── MissingDependency (ImportError)    an extra is not installed
+├── MissingDependency (ImportError)    an extra is not installed
+└── catalog.errors.CatalogError        a question could not be answered; its tree is in that module
 
 LazyResultWarning (UserWarning)        what was saved is a recipe, which may give something else when it is computed
 StaleResultWarning (UserWarning)       the same as StaleResult, where the result is handed back (on_stale="warn")
@@ -31,14 +33,21 @@ ChangedResultWarning (UserWarning)     a node changed the result of another one 
 
 Every class also inherits the builtin that callers already catch. A miss, a
 damage and a refusal never share a class: ``except FileNotFoundError`` catches
-`TaskNotFound` alone.
+`TaskNotFound` alone. The catalog is usable alone, and so it has the base.
 """
 
 from __future__ import annotations
 
+from functionfuse._catalog_package import require_installed_catalog
 
-class FunctionFuseError(Exception):
-    """Base of every exception that functionfuse raises by itself."""
+require_installed_catalog()  # whatever is imported of functionfuse, its `__init__` imports this module first
+
+# Only now is it known which module that is.
+from catalog.errors import FunctionFuseError as FunctionFuseError  # noqa: E402
+
+
+class InvalidArgument(FunctionFuseError, ValueError, TypeError):
+    """A function or method was called with what it does not take."""
 
 
 class WorkflowError(FunctionFuseError):

@@ -20,11 +20,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, Protocol, overload
 
 from functionfuse._arguments import Reference, nodes_in, references_in, role_of
-from functionfuse._catalog_package import require_installed_catalog
 from functionfuse._task import Task
-from functionfuse.errors import InvalidName, NotRun
-
-require_installed_catalog()  # whatever is imported of functionfuse, its `__init__` imports this module first
+from functionfuse.errors import InvalidArgument, InvalidName, NotRun
 
 _sequence = itertools.count()
 # Reentrant: the garbage collector may run a finalizer that calls a method on another stand-in.
@@ -232,15 +229,17 @@ class Item(_NotIterable):
 
     Raises
     ------
-    TypeError
-        If a key is a node itself.
+    InvalidArgument
+        If a key is a node itself (a `TypeError`).
     """
 
     __slots__ = ("keys", "node")
 
     def __init__(self, node: Node, keys: tuple[Any, ...]) -> None:
         if issubclass(type(keys[-1]), Reference):
-            raise TypeError(f"{keys[-1]!r} cannot be a key of {node!r}: take the item in a decorated function instead")
+            raise InvalidArgument(
+                f"{keys[-1]!r} cannot be a key of {node!r}: take the item in a decorated function instead"
+            )
         self.node = node
         self.keys = keys
 
@@ -345,8 +344,8 @@ def workflow(func: Callable[..., Any]) -> Callable[..., Any]:
 
     Raises
     ------
-    TypeError
-        If `func` cannot be called.
+    InvalidArgument
+        If `func` cannot be called (a `TypeError`).
 
     Examples
     --------
@@ -357,7 +356,9 @@ def workflow(func: Callable[..., Any]) -> Callable[..., Any]:
     [<Node 'add_0000'>]
     """
     if not callable(func):
-        raise TypeError(f"only functions and classes can be decorated, not {func!r} of type {type(func).__name__}")
+        raise InvalidArgument(
+            f"only functions and classes can be decorated, not {func!r} of type {type(func).__name__}"
+        )
     if undecorated(func) is not func:
         return func
     decorated = _class_decorator(func) if isinstance(func, type) else _function_decorator(func)

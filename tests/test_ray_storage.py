@@ -229,8 +229,10 @@ def test_a_disk_that_is_nowhere_is_an_error(root: Path) -> None:
     lost = RayFileStorage(root, {"resources": {"_other_disk": 1}})
     with pytest.raises(StorageUnusable, match="_other_disk: 1"):
         lost.save("w", "t", 1)
-    with pytest.raises(CatalogUnusable, match="_other_disk: 1"):
+    with pytest.raises(StorageUnusable, match="_other_disk: 1"):
         lost.list_tasks("w")
+    with pytest.raises(CatalogUnusable, match="_other_disk: 1"):
+        lost.catalog.names("w")
 
 
 @pytest.mark.parametrize(

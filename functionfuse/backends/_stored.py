@@ -7,6 +7,7 @@ from typing import Any
 
 from functionfuse.backends._run import ON_STALE, Settings
 from functionfuse.baseworkflow import BaseWorkflow
+from functionfuse.errors import InvalidArgument
 from functionfuse.storage.base import Storage
 
 
@@ -26,14 +27,14 @@ class StoredWorkflow(BaseWorkflow):
 
     Raises
     ------
-    ValueError
-        If `on_stale` is none of these.
+    InvalidArgument
+        If `on_stale` is none of these (a `ValueError`).
     """
 
     def __init__(self, *leaves: Any, workflow_name: str, on_stale: str = "warn", progress: bool | None = None) -> None:
         super().__init__(*leaves, workflow_name=workflow_name)
         if on_stale not in ON_STALE:
-            raise ValueError(f"on_stale={on_stale!r}: it is one of {', '.join(map(repr, ON_STALE))}")
+            raise InvalidArgument(f"on_stale={on_stale!r}: it is one of {', '.join(map(repr, ON_STALE))}")
         self._on_stale = on_stale
         self._progress = progress
         self._storage: Storage | None = None
@@ -42,7 +43,9 @@ class StoredWorkflow(BaseWorkflow):
     def set_storage(self, storage: Storage | None) -> None:
         """Keep the results of function nodes in `storage`, and read those that are there; None keeps nothing."""
         if storage is not None and not isinstance(storage, Storage):
-            raise TypeError(f"set_storage takes a storage, as storage_factory({{...}}) returns it, not {storage!r}")
+            raise InvalidArgument(
+                f"set_storage takes a storage, as storage_factory({{...}}) returns it, not {storage!r}"
+            )
         self._storage = storage
 
     def log_nodes(self, regex: str | re.Pattern[str]) -> None:
@@ -50,13 +53,13 @@ class StoredWorkflow(BaseWorkflow):
 
         Raises
         ------
-        ValueError
-            If `regex` is not a regular expression.
+        InvalidArgument
+            If `regex` is not a regular expression (a `ValueError`).
         """
         try:
             self._unstored.append(re.compile(regex))
         except (re.error, TypeError) as error:
-            raise ValueError(f"{regex!r} is not a regular expression for node names: {error}") from error
+            raise InvalidArgument(f"{regex!r} is not a regular expression for node names: {error}") from error
 
     def _settings(self, backend: str) -> Settings:
         unstored = tuple(self._unstored)

@@ -12,6 +12,7 @@ from functionfuse.storage import _retention
 from functionfuse.storage._lookup import checked
 from functionfuse.storage._options import Options
 from functionfuse.storage._place import Place
+from functionfuse.storage._translate import at_the_edge
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -49,6 +50,7 @@ class Catalogued(ABC):
             )
         return self._catalog
 
+    @at_the_edge
     def list_tasks(
         self,
         workflow_name: str,
@@ -87,6 +89,7 @@ class Catalogued(ABC):
 
     # Keeping house
 
+    @at_the_edge
     def verify(self, workflow_name: str = "*", *, repair: bool = False) -> Verification:
         """Hold all results and side files against the catalog, and the catalog against them, as `Catalog.verify` does.
 
@@ -104,6 +107,7 @@ class Catalogued(ABC):
         """
         return self.catalog.verify(workflow_name, repair=repair)
 
+    @at_the_edge
     def gc(
         self,
         *,
@@ -159,6 +163,7 @@ class Catalogued(ABC):
 
         return marked(plan, _retention.carry_out(plan.project(_retention.COLUMNS).fetchall(), remove))
 
+    @at_the_edge
     def pin(self, workflow_name: str, task_name: str) -> None:
         """Protect a result from `gc`, and whatever is saved under its name later, until it is unpinned.
 
@@ -173,6 +178,7 @@ class Catalogued(ABC):
             )
         self._set_pin(workflow_name, task_name, "pin")
 
+    @at_the_edge
     def unpin(self, workflow_name: str, task_name: str) -> None:
         """End the protection of a name; one that is not pinned stays as it is."""
         self._set_pin(checked("workflow", workflow_name), checked("task", task_name), "unpin")

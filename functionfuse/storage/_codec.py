@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, cast
 
-from functionfuse.errors import SerializerNotRegistered, SideFileMissing, UnpicklableResult, UnreadableResult
+from functionfuse.errors import (
+    InvalidArgument,
+    SerializerNotRegistered,
+    SideFileMissing,
+    UnpicklableResult,
+    UnreadableResult,
+)
 from functionfuse.serializers._defaults import Default
 from functionfuse.serializers.base import Serializer, Statistics
 from functionfuse.storage import _own_classes
@@ -64,7 +70,7 @@ class Registry:
         parts = ("name", "serializer_class", "pickle", "unpickle", "remove")
         missing = [part for part in parts if not hasattr(serializer, part)]
         if missing:
-            raise TypeError(f"{serializer!r} is no serializer: it lacks {', '.join(missing)}")
+            raise InvalidArgument(f"{serializer!r} is no serializer: it lacks {', '.join(missing)}")
         self.by_name[serializer.name] = serializer
         self.by_type[serializer.serializer_class] = serializer
 

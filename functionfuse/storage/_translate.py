@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from catalog.errors import CatalogUnusable, NewerFormat
 from functionfuse.errors import (
+    FunctionFuseError,
     InvalidPickle,
     SideFileMissing,
     StorageError,
     StorageUnusable,
     UnpicklableResult,
     UnreadableResult,
+    UnsupportedFormat,
 )
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 _REMEDIES: dict[type[StorageError], str] = {
     InvalidPickle: "; remove the task, and the next run computes it again",
@@ -38,10 +46,35 @@ def named(error: StorageError | OSError, workflow_name: str, task_name: str) -> 
     """Return an error that names workflow and task; those of the file system are translated here."""
     place = f"task {task_name!r} of workflow {workflow_name!r}"
     if isinstance(error, StorageUnusable):
-        message = f"{place}: {error.strerror or error}"
-        return StorageUnusable(message) if error.errno is None else StorageUnusable(error.errno, message)
+        return StorageUnusable(*_number(error), f"{place}: {error.strerror or error}")
     if isinstance(error, StorageError):
         return type(error)(f"{place}: {error}{_REMEDIES.get(type(error), '')}")
-    remedy = _REMEDIES_BY_NUMBER.get(error.errno or 0, "")
+    return StorageUnusable(*_number(error), f"{place}: {_described(error)}")
+
+
+def at_the_edge(method: _Method) -> _Method:
+    """Let a method of a storage raise the storage's errors in place of those of the catalog and the file system."""
+
+    @functools.wraps(method)
+    def call(self: object, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except NewerFormat as error:
+            raise UnsupportedFormat(str(error)) from error
+        except CatalogUnusable as error:
+            raise StorageUnusable(*_number(error), f"{self!r}: {error.strerror or error}") from error
+        except FunctionFuseError:
+            raise
+        except OSError as error:
+            raise StorageUnusable(*_number(error), f"{self!r}: {_described(error)}") from error
+
+    return call  # type: ignore[return-value]  # it takes and returns what the method does
+
+
+def _number(error: OSError) -> tuple[int, ...]:
+    return () if error.errno is None else (error.errno,)
+
+
+def _described(error: OSError) -> str:
     where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, (str, bytes)) else ""
-    return StorageUnusable(error.errno, f"{place}: {error.strerror or error}{where}{remedy}")
+    return f"{error.strerror or error}{where}{_REMEDIES_BY_NUMBER.get(error.errno or 0, '')}"

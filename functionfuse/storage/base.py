@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Literal
 
 from catalog import ids, record
-from functionfuse.errors import InvalidPickle, StorageError, StorageUnusable, TaskNotFound, add_note
+from functionfuse.errors import InvalidArgument, InvalidPickle, StorageError, StorageUnusable, TaskNotFound, add_note
 from functionfuse.serializers._defaults import installed_defaults
 from functionfuse.serializers.base import Serializer
 from functionfuse.storage import _codec, _lines, _lookup, _reading, _removal, _saving
@@ -23,7 +23,7 @@ from functionfuse.storage._lookup import candidates, encoded
 from functionfuse.storage._options import Options
 from functionfuse.storage._place import Change, Place
 from functionfuse.storage._reading import Restored
-from functionfuse.storage._translate import named
+from functionfuse.storage._translate import at_the_edge, named
 
 __all__ = ["Footer", "InvalidPickle", "Restored", "Storage", "new_id", "quote"]
 
@@ -92,6 +92,7 @@ class Storage(Catalogued):
 
     # Saving
 
+    @at_the_edge
     def new_workflow(self, workflow_name: str) -> None:
         """Make room for a workflow; `save` does so by itself."""
         self._place.make_room(encoded("workflow", workflow_name))
@@ -176,6 +177,7 @@ class Storage(Catalogued):
             add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was saved")
             raise
 
+    @at_the_edge
     def flush(self) -> None:
         """Return when all that was handed over by `keep` is durable.
 
@@ -187,6 +189,7 @@ class Storage(Catalogued):
         self._place.wait()
         self._place.check()
 
+    @at_the_edge
     def tidy(self) -> None:
         """Compact the journal of a remote storage after many saves, so that the next question lists and reads less.
 
@@ -304,6 +307,7 @@ class Storage(Catalogued):
         except (StorageError, OSError) as error:
             raise named(error, workflow_name, task_name) from error
 
+    @at_the_edge
     def footers(self, workflow_name: str, task_names: Sequence[str]) -> list[record.Footer | None]:
         """Return what the blobs of stored results say of themselves, several at a time; None for those that are gone.
 
@@ -321,16 +325,19 @@ class Storage(Catalogued):
         self._place.each(look, range(len(task_names)))
         return found
 
+    @at_the_edge
     def file_exists(self, workflow_name: str, task_name: str) -> bool:
         """Tell whether a result is stored under these names."""
         return self._place.exists(*self._find(workflow_name, task_name))
 
+    @at_the_edge
     def stored(self, workflow_name: str) -> set[str]:
         """Return the names of all stored results of a workflow, by one look at its folder."""
         return set(_lookup.stored(self._place, workflow_name))
 
     # Removing
 
+    @at_the_edge
     def remove_task(self, workflow_name: str, task_name: str | None = None, pattern: str | None = None) -> None:
         """Remove one result, or all that match a glob; their side files go too.
 
@@ -348,12 +355,12 @@ class Storage(Catalogued):
         ------
         TaskNotFound
             If the single task is not there. A pattern that matches nothing is no error.
-        TypeError
-            If neither a task nor a pattern is given.
+        InvalidArgument
+            If neither a task nor a pattern is given (a `TypeError`).
         """
         if pattern is not None:
             if not isinstance(pattern, str):
-                raise TypeError(f"a pattern is a string such as 'fit_*', not {pattern!r}")
+                raise InvalidArgument(f"a pattern is a string such as 'fit_*', not {pattern!r}")
             match = re.compile(fnmatch.translate(pattern)).match
             found = [each for each in _lookup.stored(self._place, workflow_name).items() if match(each[0])]
             recorded = cache(lambda: set(self.list_tasks(workflow_name)))  # asked for if a file does not say what it is
@@ -366,8 +373,9 @@ class Storage(Catalogued):
         elif task_name is not None:
             self._remove(workflow_name, task_name, self._find(workflow_name, task_name))
         else:
-            raise TypeError("remove_task needs a task_name or a pattern; remove_workflow removes all")
+            raise InvalidArgument("remove_task needs a task_name or a pattern; remove_workflow removes all")
 
+    @at_the_edge
     def remove_workflow(self, workflow_name: str) -> None:
         """Remove all results of a workflow, and its folder, unless files are left there that are no results.
 
@@ -473,7 +481,10 @@ class Storage(Catalogued):
         return [name for name in super().__dir__() if name[0] != "_" and name not in _FOR_BACKENDS]
 
     def _find(self, workflow_name: str, task_name: str) -> tuple[str, str]:
-        return _lookup.find(self._place, workflow_name, task_name)
+        try:
+            return _lookup.find(self._place, workflow_name, task_name)
+        except OSError as error:
+            raise named(error, workflow_name, task_name) from error
 
     def _remove(
         self,

@@ -26,8 +26,8 @@ class LocalWorkflow(StoredWorkflow):
 
     Raises
     ------
-    ValueError
-        If `on_stale` is none of these.
+    InvalidArgument
+        If `on_stale` is none of these (a `ValueError`).
 
     Notes
     -----

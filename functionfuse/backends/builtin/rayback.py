@@ -13,7 +13,7 @@ from functionfuse.backends._ray_settings import RaySettings
 from functionfuse.backends._stored import StoredWorkflow
 from functionfuse.backends._warning import warn
 from functionfuse.backends.plugins import Plugin
-from functionfuse.errors import NoSuchNode
+from functionfuse.errors import InvalidArgument, NoSuchNode
 from functionfuse.workflow import Node
 
 
@@ -47,15 +47,13 @@ class Query:
 
         Raises
         ------
-        TypeError
-            If `args` is no mapping.
-        ValueError
-            If it holds ``num_returns``, which the workflow sets.
+        InvalidArgument
+            If `args` is no mapping (a `TypeError`), or holds ``num_returns``, which the workflow sets (a `ValueError`).
         """
         if not isinstance(args, Mapping):
-            raise TypeError(f"remote arguments are a dictionary such as {{'num_cpus': 2}}, not {args!r}")
+            raise InvalidArgument(f"remote arguments are a dictionary such as {{'num_cpus': 2}}, not {args!r}")
         if "num_returns" in args:
-            raise ValueError("num_returns is set by the workflow: leave it out of the remote arguments")
+            raise InvalidArgument("num_returns is set by the workflow: leave it out of the remote arguments")
         for node in self.nodes:
             self._options[node] = dict(args)
         return self
@@ -75,11 +73,11 @@ class Query:
 
         Raises
         ------
-        TypeError
-            If it is no plugin.
+        InvalidArgument
+            If it is no plugin (a `TypeError`).
         """
         if not isinstance(plugin, Plugin):
-            raise TypeError(f"set_plugin takes a Plugin, not {plugin!r}; several of them as a PluginCollection")
+            raise InvalidArgument(f"set_plugin takes a Plugin, not {plugin!r}; several of them as a PluginCollection")
         for node in self.nodes:
             self._plugins[node] = plugin
         return self
@@ -103,10 +101,8 @@ class RayWorkflow(StoredWorkflow):
 
     Raises
     ------
-    ValueError
-        If `on_stale` is none of these.
-    TypeError
-        If `ray_init_args` is no mapping.
+    InvalidArgument
+        If `on_stale` is none of these (a `ValueError`), or `ray_init_args` is no mapping (a `TypeError`).
 
     Notes
     -----
@@ -124,7 +120,7 @@ class RayWorkflow(StoredWorkflow):
     ) -> None:
         super().__init__(*leaves, workflow_name=workflow_name, on_stale=on_stale, progress=progress)
         if not isinstance(ray_init_args, Mapping):
-            raise TypeError(
+            raise InvalidArgument(
                 f"ray_init_args are the keyword arguments of ray.init as a dictionary, not {ray_init_args!r}"
             )
         self._ray_init_args = dict(ray_init_args)
@@ -146,8 +142,8 @@ class RayWorkflow(StoredWorkflow):
 
         Raises
         ------
-        ValueError
-            If it is not a regular expression.
+        InvalidArgument
+            If it is not a regular expression (a `ValueError`).
         """
         return Query(self._picked(regex), self._options, self._plugins)
 
@@ -197,8 +193,8 @@ class RayWorkflow(StoredWorkflow):
             If a stored result that is needed is out of date, with ``on_stale="error"``.
         InfeasibleResources
             If no node of the cluster has what a node's remote arguments ask for.
-        ValueError
-            If `max_pending_tasks` is negative or no number.
+        InvalidArgument
+            If `max_pending_tasks` is negative or no number (a `ValueError`).
 
         Notes
         -----
@@ -206,7 +202,7 @@ class RayWorkflow(StoredWorkflow):
         account of it as its cause. What else was running is cancelled; what was finished before is stored.
         """
         if not isinstance(max_pending_tasks, int) or max_pending_tasks < 0:
-            raise ValueError(f"max_pending_tasks={max_pending_tasks!r}: it is a number of nodes, or 0")
+            raise InvalidArgument(f"max_pending_tasks={max_pending_tasks!r}: it is a number of nodes, or 0")
         _ray.start(self._ray_init_args)
         settings = RaySettings(
             **vars(self._settings("ray")),

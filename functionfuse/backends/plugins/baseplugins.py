@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
+from functionfuse.errors import InvalidArgument
+
 
 class Plugin:
     """Base of plugins: does nothing.
@@ -62,13 +64,15 @@ class RandomStatePlugin(Plugin):
 
     Raises
     ------
-    ValueError
-        If `min` is greater than `max`.
+    InvalidArgument
+        If `min` is greater than `max` (a `ValueError`).
     """
 
     def __init__(self, min: int, max: int, seed: int, seed_func: Callable[[int], object]) -> None:
         if min > max:
-            raise ValueError(f"there is no seed between min={min!r} and max={max!r}: min must not be greater than max")
+            raise InvalidArgument(
+                f"there is no seed between min={min!r} and max={max!r}: min must not be greater than max"
+            )
         self.min = min
         self.max = max
         self.seed = seed
