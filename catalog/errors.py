@@ -1,16 +1,15 @@
 """The exceptions of the catalog, and the base that they have in common with those of functionfuse.
 
-FunctionFuseError
-└── CatalogError
-    ├── NotABlob (ValueError)           bytes that do not end in a footer
-    ├── DamagedFooter (ValueError)      a footer whose bytes are not those that were written
-    ├── LongerFooter                    a footer of which only the end was given
-    ├── NewerFormat (RuntimeError)      written by a newer version
-    ├── InvalidQuestion (ValueError)    a filter, a date or an SQL text that cannot be answered
-    ├── NoSuchTask (FileNotFoundError)  nothing is stored under a name
-    ├── CatalogUnusable (OSError)       no storage there, or its catalog cannot be reached
-    │   └── Refused (PermissionError)   credentials or permissions do not suffice
-    └── ExportRefused (OSError)         an export that would go nowhere or over something
+CatalogError (FunctionFuseError)
+├── NotABlob (ValueError)           bytes that do not end in a footer
+├── DamagedFooter (ValueError)      a footer whose bytes are not those that were written
+├── LongerFooter                    a footer of which only the end was given
+├── NewerFormat (RuntimeError)      written by a newer version
+├── InvalidQuestion (ValueError)    a filter, a date or an SQL text that cannot be answered
+├── NoSuchTask (FileNotFoundError)  nothing is stored under a name
+├── CatalogUnusable (OSError)       no storage there, or its catalog cannot be reached
+│   └── Refused (PermissionError)   credentials or permissions do not suffice
+└── ExportRefused (OSError)         an export that would go nowhere or over something
 """
 
 from __future__ import annotations
