@@ -19,8 +19,7 @@ from test_older_format import older
 
 from catalog import Catalog
 from catalog.errors import CatalogUnusable
-from catalog.remote import bucket as buckets
-from catalog.remote import location
+from catalog.remote import location, patience
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import InvalidConfiguration, StorageUnusable, TaskNotFound
@@ -356,7 +355,7 @@ def test_a_save_whose_answers_are_lost(
     s3server: Any, proxy: Any, monkeypatch: pytest.MonkeyPatch, fault: Fault, is_there: bool
 ) -> None:
     """A save that fails since no answer came may have come true: then it is whole, with its side files."""
-    monkeypatch.setattr(buckets, "PATIENCE", 1.0)
+    monkeypatch.setattr(patience, "PATIENCE", 1.0)
     path = s3server.endpoint.prefix()
     storage = storage_factory(s3server.endpoint.at(proxy.url).config(path))
     storage.register_persistent_serializers(NumpySerializer)

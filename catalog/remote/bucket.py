@@ -17,16 +17,14 @@ from typing import Any, TypeVar
 
 from catalog.errors import CatalogUnusable, Refused
 from catalog.names import CATALOG_FOLDER
+from catalog.remote.patience import Patience
 
 T = TypeVar("T")
 
-#: Seconds for which what may pass is tried again.
-PATIENCE = 60.0
-#: The same for a place that was never reached: its address is wrong, perhaps.
-FIRST_PATIENCE = 5.0
 #: Where an object is written that does not appear as a whole, before it is put into its place.
 UNDER_WAY = f"{CATALOG_FOLDER}/tmp/"
-_SHORTEST, _LONGEST = 0.1, 5.0  # seconds between two tries; doubled each time
+#: Seconds between two tries: the first ones, doubled each time, and at most.
+SHORTEST, LONGEST = 0.1, 5.0
 
 _TRANSIENT_CODES = frozenset(
     (
@@ -132,11 +130,15 @@ class Bucket(ABC):
         Where, as a person writes it; without a slash at the end.
     tells_changes : bool
         Whether `span` raises `Changed`; if not, whoever reads several looks at the tag again.
+    patience : Patience
+        For how long requests are tried again.
     """
 
     url: str
     tells_changes = True
-    _was_reached = False
+
+    def __init__(self) -> None:
+        self.patience = Patience()
 
     @abstractmethod
     def get(self, key: str) -> bytes:
@@ -213,38 +215,40 @@ class Bucket(ABC):
         Raises
         ------
         CatalogUnusable
-            If the place cannot be reached, or does not do it for a minute.
+            If the place cannot be reached, or does not do it for a minute; at the first failed try where nothing has
+            succeeded for a minute.
         Refused
             If it may not be done.
         FileNotFoundError, FileExistsError, Changed
             As they are.
         """
         began = time.monotonic()
-        wait = _SHORTEST
+        wait = SHORTEST
         tries = 0
         while True:
             tries += 1
+            tried = time.monotonic()
             try:
                 result = action()
             except (FileNotFoundError, FileExistsError, Changed, CatalogUnusable):
-                self._was_reached = True
+                self.patience.answered()
                 raise
             except Exception as error:
-                self._judge(error, began, tries)
+                self._judge(error, tries, began, tried)
                 _log.debug("%s: tried again after %s: %s", self.url, type(error).__name__, str(error))
             else:
-                self._was_reached = True
+                self.patience.answered()
                 return result, tries > 1
             time.sleep(wait * (0.5 + random.random()))
-            wait = min(2 * wait, _LONGEST)
+            wait = min(2 * wait, LONGEST)
 
-    def _judge(self, error: Exception, began: float, tries: int) -> None:
+    def _judge(self, error: Exception, tries: int, began: float, tried: float) -> None:
         """Return if it may pass, and raise what it means otherwise."""
         reason = self.reason(error)
         if reason is None and not is_transient(error):
             reason = CatalogUnusable(f"{self.url}: {error}")
-        if reason is None and time.monotonic() - began > (PATIENCE if self._was_reached else FIRST_PATIENCE):
-            what = "does not answer as it should any more" if self._was_reached else "cannot be reached"
+        if reason is None and self.patience.failed(began, tried):
+            what = "does not answer as it should any more" if self.patience.was_reached else "cannot be reached"
             reason = CatalogUnusable(f"{self.url} {what}: {error}; check the address and the network")
         if reason is not None:
             reason.tries = tries

@@ -36,6 +36,7 @@ class FsspecBucket(Bucket):
     tells_changes = False
 
     def __init__(self, filesystem: Any, root: str, url: str) -> None:
+        super().__init__()
         self._fs = filesystem
         self._root = root.rstrip("/")
         self.url = url.rstrip("/")

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -25,12 +25,22 @@ def submit(function: Callable[[], T], kind: str = "requests") -> Future[T]:
         pool = _pools.get(kind)
         if pool is None:
             pool = _pools[kind] = ThreadPoolExecutor(AT_ONCE, f"functionfuse-{kind}")
+    once = _Once(function)
     try:
-        return pool.submit(function)
-    except RuntimeError as error:
-        if "shutdown" not in str(error):
-            raise
-        return _called(function)  # the interpreter ends: its pools take nothing more, while threads may still save
+        return pool.submit(once)
+    except RuntimeError:  # the interpreter ends, and its pools take nothing more; or the system has no thread left
+        return _called(once)
+
+
+class _Once:
+    """A function that is called once: a pool that finds no thread raises an error, and keeps what it was given."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._turn = threading.Lock()
+
+    def __call__(self) -> Any:
+        return self._function() if self._turn.acquire(blocking=False) else None
 
 
 def _called(function: Callable[[], T]) -> Future[T]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from catalog.errors import CatalogUnusable, Refused
@@ -16,8 +16,7 @@ from catalog.remote.bucket import Bucket, Changed, Entry, Listing, Tail, Upload
 from catalog.remote.systems import shared
 
 _CONNECTION = {"connect_timeout": 5, "read_timeout": 30, "max_pool_connections": 32}
-_ONE_TRY = {"retries": {"max_attempts": 0}}  # for us, who try again ourselves, and tell sooner what will not pass
-_MANY_TRIES = {"retries": {"mode": "standard", "max_attempts": 10}}  # for serializers, who do not
+_ONE_TRY = {"retries": {"max_attempts": 0}}  # we try again ourselves, and tell sooner what will not pass
 _PASSING = ("RequestTimeout", "RequestTimeTooSkewed")
 _LARGEST_COPY = 5 << 30  # bytes that one request copies
 _COPIED_PART = 1 << 30
@@ -29,14 +28,14 @@ _REFUSALS = {
 }
 
 
-def _open(options: Mapping[str, Any], retries: Mapping[str, Any]) -> Any:
+def _open(options: Mapping[str, Any]) -> Any:
     try:
-        import s3fs
+        from catalog.remote.s3files import PatientFileSystem
     except ImportError as error:
         raise CatalogUnusable("a storage in S3 needs s3fs: pip install 'functionfuse[s3]'") from error
-    config = {**_CONNECTION, **retries, **(options.get("config_kwargs") or {})}
+    config = {**_CONNECTION, **_ONE_TRY, **(options.get("config_kwargs") or {})}
     given = {**options, "config_kwargs": config, "skip_instance_cache": True}
-    return shared("s3", given, lambda: s3fs.S3FileSystem(**given))
+    return shared("s3", given, lambda: PatientFileSystem(**given))
 
 
 class S3Bucket(Bucket):
@@ -51,8 +50,9 @@ class S3Bucket(Bucket):
     """
 
     def __init__(self, options: Mapping[str, Any], root: str) -> None:
-        self._options = options
-        self._fs = _open(options, _ONE_TRY)
+        super().__init__()
+        self._fs = _open(options)
+        self.patience = self._fs.patience
         self._root = root
         self._bucket, _, prefix = root.partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
@@ -64,10 +64,10 @@ class S3Bucket(Bucket):
         client = self._fs._s3  # it knows the endpoint wherever that comes from, such as the environment
         return f"{self.url} at {client.meta.endpoint_url}" if client else self.url
 
-    @cached_property
+    @property
     def filesystem(self) -> Any:
-        """The file system for serializers."""
-        return _open(self._options, _MANY_TRIES)
+        """The file system."""
+        return self._fs
 
     @property
     def root(self) -> str:
@@ -194,7 +194,8 @@ class S3Bucket(Bucket):
             await self._fs.set_session()
             client = await self._fs.get_s3(self._bucket)
             call = getattr(client, method)
-            return await call(**self._fs._get_s3_method_kwargs(call, Bucket=self._bucket, **parameters))
+            given = self._fs._get_s3_method_kwargs(call, Bucket=self._bucket, **parameters)
+            return await self._fs.answered(call(**given), parameters)
         except Exception as error:
             raise _translated(error) from error
 

@@ -377,7 +377,7 @@ class RemoteTemporary:
         self._chunks = []
         for future in self._sent:
             future.cancel()
-        if upload is not None:
+        if upload is not None and not self._bucket.patience.is_over:
             with suppress(FileNotFoundError):  # it is complete after all
                 upload.abort()
         return not self._may_be_there
@@ -461,7 +461,9 @@ class RemoteSideFolder:
         """Do nothing: an object that has appeared is durable."""
 
     def discard(self) -> None:
-        """Delete all files."""
+        """Delete all files; where nothing answers any more, `verify` finds them."""
         bucket = self._location.bucket()
+        if bucket.patience.is_over:
+            return
         for entry in bucket.listing(f"{self._prefix}/").entries:
             bucket.delete(entry.key)
