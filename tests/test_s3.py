@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from test_older_format import older
 
 from catalog import Catalog
 from catalog.errors import CatalogUnusable
-from catalog.remote import location, patience
+from catalog.remote import journal, location, patience
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import InvalidConfiguration, StorageUnusable, TaskNotFound
@@ -262,6 +263,46 @@ def segments(storage: Storage) -> list[str]:
     """Return the names of the journal's segments, and of nothing else."""
     entries = storage._place._location.bucket().listing(".catalog/journal/").entries
     return [entry.key for entry in entries if entry.key.endswith(".ndjson")]
+
+
+@pytest.mark.parametrize("by", ["pattern", "gc"])
+def test_many_removals_share_segments(storage: Storage, by: str) -> None:
+    """Removing many takes a segment or two, not one for each, and every removal is an event of its own."""
+    with storage.together():
+        for number in range(40):
+            storage.keep("w", f"n{number}", number, waits=False)
+    storage.save("w", "other", 0)
+    before = set(segments(storage))
+    if by == "pattern":
+        storage.remove_task("w", pattern="n*")
+    else:
+        storage.gc(keep_last=1, older_than=timedelta(0), dry_run=False)
+    assert len(set(segments(storage)) - before) <= 3
+    assert storage.list_tasks("w") == ["other"]
+    removals = storage.catalog.sql("SELECT count(DISTINCT task) FROM events WHERE event = 'remove'")
+    assert removals.fetchall() == [(40,)]
+
+
+def test_who_waits_ends_the_gathering(storage: Storage) -> None:
+    """Within a block that gathers lines, a save that waits and a question come through, and find what was gathered."""
+    with storage.together():
+        storage.keep("w", "a", 1, waits=False)
+        storage.save("w", "b", 2)
+        assert storage.list_tasks("w") == ["a", "b"]
+        storage.keep("w", "c", 3, waits=False)
+        storage.keep("w", "c", 4, waits=False)
+        assert storage.list_tasks("w") == ["a", "b", "c"]
+    assert storage.read_task("w", "c") == 4
+
+
+def test_more_than_is_gathered(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is handed over within such a block is bounded all the same: too much is written before the block ends."""
+    monkeypatch.setattr(journal, "MOST_SAVES", 5)
+    with storage.together():
+        for number in range(23):
+            storage.keep("w", f"{number:02}", number, waits=False)
+    storage.flush()
+    assert len(storage.list_tasks("w")) == 23
 
 
 def test_a_writer_that_never_asks_is_compacted() -> None:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -105,6 +106,7 @@ class RemoteJournal:
         self._under_way: set[Future[None]] = set()
         self._bytes = 0
         self._is_flushing = False
+        self._gathering = 0  # blocks in which what is handed over is told at their end
         self._writer = _Writer()
         self._failure: BaseException | None = None
 
@@ -116,8 +118,22 @@ class RemoteJournal:
         CatalogUnusable
             If it cannot be told or done.
         """
-        self._add(deed)
+        with self._changed:
+            self._add(deed)
+            self._start()
         deed.done.result()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Have what is handed over within the block told at its end, by one segment; sooner if somebody waits."""
+        with self._changed:
+            self._gathering += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._gathering -= 1
+                self._start()
 
     def hand_over(self, deed: Deed, failed: Callable[[BaseException], BaseException | None]) -> None:
         """Have a deed told and done while the caller goes on; wait only while too much is under way.
@@ -137,12 +153,16 @@ class RemoteJournal:
 
         deed.done.add_done_callback(note)
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    not self._under_way or (len(self._under_way) < MOST_SAVES and self._bytes + deed.size <= MOST_BYTES)
-                )
-            )
-        self._add(deed)
+            if not self._has_room(deed):
+                self._start()
+                self._changed.wait_for(lambda: self._has_room(deed))
+            self._add(deed)
+            if not self._gathering:
+                self._start()
+
+    def _has_room(self, deed: Deed) -> bool:
+        most = MOST_BYTES - deed.size
+        return not self._under_way or (len(self._under_way) < MOST_SAVES and self._bytes <= most)
 
     def check(self) -> None:
         """Raise what went wrong with a deed that was handed over."""
@@ -153,17 +173,16 @@ class RemoteJournal:
     def wait(self) -> None:
         """Return when nothing is under way any more of what was at the call."""
         with self._changed:
+            self._start()
             awaited = self._under_way.copy()
             self._changed.wait_for(lambda: awaited.isdisjoint(self._under_way))
 
     # Telling
 
     def _add(self, deed: Deed) -> None:
-        with self._changed:
-            self._waiting.append(deed)
-            self._under_way.add(deed.done)
-            self._bytes += deed.size
-            self._start()
+        self._waiting.append(deed)
+        self._under_way.add(deed.done)
+        self._bytes += deed.size
 
     def _start(self) -> None:
         if self._waiting and not self._is_flushing:

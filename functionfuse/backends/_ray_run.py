@@ -63,6 +63,7 @@ class RayRun(Run):
     """One run on Ray."""
 
     _settings: RaySettings
+    _many = 64  # each node that does not go with others may leave a segment
 
     def _begin(self, plan: Plan) -> None:
         self._ray = _ray.module()

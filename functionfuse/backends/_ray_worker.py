@@ -14,6 +14,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from functionfuse._arguments import Reference, substitute
@@ -158,14 +159,28 @@ def compute(session: bytes, calls: list[Call], *values: Any) -> Any:
         What was made, alone or with what is wanted of the results.
     """
     shared: Session = unpacked(session)
+    storage = shared.storage
+    if storage is None or len(calls) == 1:
+        return _row(shared, calls, values)
+    try:
+        with storage.together():
+            answer = _row(shared, calls, values)
+    except BaseException:
+        with suppress(Exception):  # what went well before is kept
+            storage.flush()
+        raise
+    storage.flush()
+    return answer
+
+
+def _row(shared: Session, calls: list[Call], values: tuple[Any, ...]) -> Any:
     told: list[Made] = []
     wanted: list[Any] = []
     value = None
     for call in calls:
         if told and call.origin is not None:
             call = call._replace(origin=call.origin.replace(unknown_blob(shared.run_id), told[-1].blob_id or ""))
-        one = _computed if len(calls) == 1 else _blamed
-        value, made = one(shared, call, (*values, value))
+        value, made = _one(shared, call, (*values, value), len(calls) == 1)
         told.append(made)
         wanted += _wanted(call, value)
     return _answer(told, wanted)
@@ -203,17 +218,17 @@ def unpacked(data: bytes) -> Any:
     return module().cloudpickle.loads(data)
 
 
-def _blamed(session: Session, call: Call, values: Any) -> tuple[Any, Made]:
-    """Compute one node of several, and say which one failed."""
+def _one(session: Session, call: Call, values: Any, is_alone: bool) -> tuple[Any, Made]:
+    """Compute one node; of several, say which one failed."""
     try:
-        return _computed(session, call, values)
-    except Blamed:
-        raise
+        return _computed(session, call, values, is_alone)
     except Exception as error:
+        if is_alone or isinstance(error, Blamed):
+            raise
         raise Blamed(call.node, error) from error
 
 
-def _computed(session: Session, call: Call, values: Any) -> tuple[Any, Made]:
+def _computed(session: Session, call: Call, values: Any, waits: bool) -> tuple[Any, Made]:
     """Compute one node, unless an earlier attempt of this run has: Ray begins again what a dead worker or node lost."""
     storage = session.storage
     if storage is not None and call.origin is not None:
@@ -221,10 +236,10 @@ def _computed(session: Session, call: Call, values: Any) -> tuple[Any, Made]:
         if footer is not None:
             wanted = call.returns or call.is_followed
             return storage.read_task(session.workflow, call.node) if wanted else None, Made(footer.blob_id)
-    return _made(session, call, values, None)
+    return _made(session, call, values, None, waits)
 
 
-def _made(session: Session, call: Call, values: Any, own: Any) -> tuple[Any, Made]:
+def _made(session: Session, call: Call, values: Any, own: Any, waits: bool = True) -> tuple[Any, Made]:
     began = time.perf_counter()
     if call.prepare is not None:
         call.prepare()
@@ -233,13 +248,19 @@ def _made(session: Session, call: Call, values: Any, own: Any) -> tuple[Any, Mad
     kwargs = substitute(call.kwargs, resolve)
     value, fields = _called(unpacked(values[call.function]), args, kwargs)
     blob_id = None
+    waited = 0.0
     if call.origin is not None:
-        assert session.storage is not None
-        blob_id = session.storage.keep(session.workflow, call.node, value, f"{call.origin},{fields}")
-        if session.storage.always_read:
-            value = session.storage.read_task(session.workflow, call.node)
-    seconds = time.perf_counter() - began
-    if call.returns and seconds < SMALL and is_large(value):
+        storage = session.storage
+        assert storage is not None
+        computed = time.perf_counter()
+        waits = waits or storage.always_read
+        blob_id = storage.keep(session.workflow, call.node, value, f"{call.origin},{fields}", waits=waits)
+        if storage.is_remote:  # those that are computed in a row wait once
+            waited = time.perf_counter() - computed
+        if storage.always_read:
+            value = storage.read_task(session.workflow, call.node)
+    seconds = time.perf_counter() - began - waited
+    if (call.returns or waited) and seconds < SMALL and is_large(value):
         seconds = math.inf
     return value, Made(blob_id, "" if blob_id else fields, seconds)
 

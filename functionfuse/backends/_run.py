@@ -23,7 +23,6 @@ from functionfuse.workflow import Node
 
 ON_STALE = ("warn", "recompute", "error", "ignore")
 _LONGEST_TRACEBACK = 20_000
-_MANY = 1_000  # nodes, after which a journal may have grown by as many segments
 
 _log = logging.getLogger("functionfuse.run")
 
@@ -81,6 +80,8 @@ class Run(ABC):
     recompute : str or re.Pattern, optional
         The nodes whose names it matches, and all below them, are computed even if they are stored.
     """
+
+    _many = 1_000  # nodes, after which a bucket's journal has grown by so many segments that it is to be compacted
 
     def __init__(
         self, workflow: BaseWorkflow, settings: Settings, recompute: str | re.Pattern[str] | None = None
@@ -293,7 +294,7 @@ class Run(ABC):
             self._note("run-finished", status=status, computed=self.computed, restored=self.restored)
             if self._storage is not None:
                 self._storage.flush()
-        if self._storage is not None and len(plan.compute) >= _MANY:
+        if self._storage is not None and len(plan.compute) >= self._many:
             with nothing_hidden("the journal could not be compacted"):
                 self._storage.tidy()
         for node in self._kept & self._results.keys():

@@ -158,10 +158,14 @@ class Catalogued(ABC):
             at = self._find(workflow_name, task_name)
             if folder.id_at(*at) != blob_id:  # saved anew since it was planned
                 return False
-            self._remove(workflow_name, task_name, at, why, planned=blob_id)
+            self._remove(workflow_name, task_name, at, why, planned=blob_id, waits=False)
             return True
 
-        return marked(plan, _retention.carry_out(plan.project(_retention.COLUMNS).fetchall(), remove))
+        planned = plan.project(_retention.COLUMNS).fetchall()
+        with self._place.together():
+            removed = _retention.carry_out(planned, remove, self._place.each)
+        self.flush()
+        return marked(plan, removed)
 
     @at_the_edge
     def pin(self, workflow_name: str, task_name: str) -> None:
@@ -194,6 +198,10 @@ class Catalogued(ABC):
         """Tell whether a result is stored under these names."""
 
     @abstractmethod
+    def flush(self) -> None:
+        """Return when all that was handed over is durable."""
+
+    @abstractmethod
     def _find(self, workflow_name: str, task_name: str) -> tuple[str, str]:
         """Return folder and file of a result."""
 
@@ -205,6 +213,8 @@ class Catalogued(ABC):
         at: tuple[str, str],
         why: Mapping[str, Any] | None = None,
         planned: str | None = None,
+        *,
+        waits: bool = True,
     ) -> None:
         """Remove a result, if it still is the planned blob, and record that, and why; `TaskNotFound` otherwise."""
 

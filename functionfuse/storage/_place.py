@@ -146,6 +146,10 @@ class Place(ABC):
     def hand_over(self, change: Change, failed: Callable[[BaseException], BaseException]) -> None:
         """Commit a change while the caller goes on, where that is worth while; `failed` names an error's task."""
 
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context in which the journal may tell of all that is handed over at once, at its end."""
+        return nullcontext()
+
     @abstractmethod
     def check(self) -> None:
         """Raise what went wrong with what was handed over."""

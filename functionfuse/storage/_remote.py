@@ -111,6 +111,10 @@ class RemotePlace(Place):
         """Have threads commit a change."""
         self._journal.hand_over(self._deed(change), failed)
 
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context in which lines are gathered, to be one object of the journal."""
+        return self._journal.together()
+
     def _deed(self, change: Change) -> Deed:
         def act() -> bool:
             again = change.act()

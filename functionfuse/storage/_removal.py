@@ -92,6 +92,7 @@ def remove(
     why: Mapping[str, Any] | None = None,
     planned: str | None = None,
     is_recorded: Callable[[], bool] | None = None,
+    commit: Callable[[Change], None] | None = None,
 ) -> None:
     """Remove what is stored in a folder and file; record that, and why.
 
@@ -106,6 +107,8 @@ def remove(
     is_recorded : callable, optional
         Tells whether the catalog has a result of that name: a file that does not say that it is one, since it is
         damaged or somebody's notes, goes only then. Without it, it goes.
+    commit : callable, optional
+        Makes it true: by default the place's `commit`, else one that does not wait.
 
     Raises
     ------
@@ -130,7 +133,7 @@ def remove(
         fields += f",{record.fragment(details=_lines.details(why))}"
     line = _lines.event(Kind.REMOVE, f"{names_fields},{fields}", after=found.blob_id)
     after = partial(forget, found, registry, folder, file)
-    place.commit(Change(at, line, lambda: place.remove(folder, file), _nothing, after))
+    (commit or place.commit)(Change(at, line, lambda: place.remove(folder, file), _nothing, after))
 
 
 def _nothing() -> None:

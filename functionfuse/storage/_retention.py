@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from catalog.names import from_text
 from functionfuse._progress import shown
@@ -14,10 +14,19 @@ COLUMNS = "workflow, task, blob_id::VARCHAR"
 #: Removes the result of a workflow and task if it still is the blob of an id, and tells whether it was.
 Remove = Callable[[str, str, str], bool]
 
+#: Does the same to many numbers, several at once where that is worth while.
+Each = Callable[[Callable[[int], None], Iterable[int]], None]
 
-def carry_out(planned: list[tuple[str, str, str]], remove: Remove) -> list[bool]:
+
+def carry_out(planned: list[tuple[str, str, str]], remove: Remove, each: Each) -> list[bool]:
     """Remove what is planned, on a terminal with a bar, and tell of each whether it was removed."""
-    return [_carry_out(*each, remove) for each in shown(planned, None, "removing")]
+    removed = [False] * len(planned)
+
+    def act(number: int) -> None:
+        removed[number] = _carry_out(*planned[number], remove)
+
+    each(act, shown(list(range(len(planned))), None, "removing"))
+    return removed
 
 
 def _carry_out(workflow: str, task: str, blob_id: str, remove: Remove) -> bool:

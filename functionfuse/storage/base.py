@@ -34,8 +34,8 @@ quote = record.quote
 
 #: What workflow backends call; tab completion is for those who keep and look for results.
 _FOR_BACKENDS = frozenset(
-    {"ahead", "flush", "footer", "footers", "keep", "kept", "mapped", "note", "require_writable", "restore", "routed"}
-    | {"stored", "tidy"}
+    {"ahead", "flush", "footer", "footers", "is_remote", "keep", "kept", "mapped", "note", "require_writable"}
+    | {"restore", "routed", "stored", "tidy", "together"}
 )
 _USUAL = Options()
 
@@ -162,20 +162,25 @@ class Storage(Catalogued):
         names_fields = record.name_fields(workflow_name, task_name)
         task = (workflow_name, task_name)
         target = _saving.Target(self._place, self._registry, self._options, at, names_fields, task, is_new)
-        place = self._place
-
-        def hand_over(change: Change) -> None:
-            place.hand_over(change, lambda error: _named(error, workflow_name, task_name))
-
         if not waits:
-            place.check()
+            self._place.check()
+        commit = self._place.commit if waits else self._hand_over(workflow_name, task_name)
         try:
-            return _saving.keep(target, obj, origin, place.commit if waits else hand_over)
+            return _saving.keep(target, obj, origin, commit)
         except (StorageError, OSError) as error:
             raise named(error, workflow_name, task_name) from error
         except Exception as error:
             add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was saved")
             raise
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context in which what `keep` hands over to a bucket is told by one object of its journal."""
+        return self._place.together()
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether each save waits for requests."""
+        return self._place.storage_options is not None
 
     @at_the_edge
     def flush(self) -> None:
@@ -195,7 +200,7 @@ class Storage(Catalogued):
 
         In a folder nothing is gained by it: questions read of a file what is new.
         """
-        if self._place.storage_options is not None:
+        if self.is_remote:
             self.catalog.compact()
 
     def kept(self, workflow_name: str, task_name: str, origin: str) -> record.Footer | None:
@@ -277,7 +282,7 @@ class Storage(Catalogued):
         object
             None where it would be copied, read by a serializer, or another one has taken its place.
         """
-        if not self._options.mmap or self._place.storage_options is not None:
+        if not self._options.mmap or self.is_remote:
             return None
         with suppress(StorageError, OSError):
             at = self._find(workflow_name, task_name)
@@ -367,9 +372,11 @@ class Storage(Catalogued):
 
             def remove(each: tuple[str, tuple[str, str]]) -> None:
                 with suppress(TaskNotFound):  # another process was quicker, or it is no result
-                    self._remove(workflow_name, *each, is_recorded=lambda: each[0] in recorded())
+                    self._remove(workflow_name, *each, is_recorded=lambda: each[0] in recorded(), waits=False)
 
-            self._place.each(remove, found)
+            with self._place.together():
+                self._place.each(remove, found)
+            self.flush()
         elif task_name is not None:
             self._remove(workflow_name, task_name, self._find(workflow_name, task_name))
         else:
@@ -486,6 +493,9 @@ class Storage(Catalogued):
         except OSError as error:
             raise named(error, workflow_name, task_name) from error
 
+    def _hand_over(self, workflow_name: str, task_name: str) -> Callable[[Change], None]:
+        return lambda change: self._place.hand_over(change, lambda error: _named(error, workflow_name, task_name))
+
     def _remove(
         self,
         workflow_name: str,
@@ -494,10 +504,13 @@ class Storage(Catalogued):
         why: Mapping[str, Any] | None = None,
         planned: str | None = None,
         is_recorded: Callable[[], bool] | None = None,
+        *,
+        waits: bool = True,
     ) -> None:
         names_fields = record.name_fields(workflow_name, task_name)
         try:
-            _removal.remove(self._place, self._registry, names_fields, at, why, planned, is_recorded)
+            commit = None if waits else self._hand_over(workflow_name, task_name)
+            _removal.remove(self._place, self._registry, names_fields, at, why, planned, is_recorded, commit)
         except FileNotFoundError as error:  # `TaskNotFound`, or another process was quicker
             message = f"nothing is stored there ({self._place.path(*at)})"
             raise named(TaskNotFound(message), workflow_name, task_name) from error
