@@ -38,10 +38,13 @@ class Found:
         The id of the save that put it there: the blob's, unless it was moved or copied to another name by hand.
     line : str
         The line that the journal has of it, or would have.
+    is_named : bool
+        Whether it says itself that this is its name.
     """
 
     event_id: str
     line: str
+    is_named: bool = False
 
 
 @dataclass(frozen=True)
@@ -342,7 +345,7 @@ def found_in(opened: File, folder: str, file: str) -> Found:
     workflow, task = decode(folder), decode(file)
     if workflow not in (None, from_text(record["workflow"])) or task not in (None, from_text(record["task"])):
         return _moved(line, folder, file)
-    return Found(record["blob_id"], json.dumps(line))
+    return Found(record["blob_id"], json.dumps(line), is_named=True)
 
 
 def _moved(line: dict[str, Any], folder: str, file: str) -> Found:

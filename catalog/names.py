@@ -2,9 +2,10 @@
 
 Most names are their own file name. What a file system or S3 cannot hold is
 percent-encoded (``/``, control characters, ``%``, a leading dot, lone
-surrogates); what is longer than a file name may be is cut and closed with a
-hash, and comes back from the blob's footer. No encoded name has a path
-separator or begins with a dot, so nothing leaves the storage's folder.
+surrogates), and so are backslashes, which some servers of S3 take for slashes.
+What is longer than a file name may be is cut and closed with a hash, and comes
+back from the blob's footer. No encoded name has a path separator or begins with
+a dot, so nothing leaves the storage's folder.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ SIDE_FOLDER = "bigdata"
 CATALOG_FOLDER = ".catalog"
 
 _LONGEST = 255  # bytes: NAME_MAX of every file system in use, and far below S3's 1,024
-_PLAIN = re.compile(r"[^\x00-\x1f\x7f/%.\ud800-\udfff][^\x00-\x1f\x7f/%\ud800-\udfff]*").fullmatch
-_UNSAFE = re.compile(r"^\.|[\x00-\x1f\x7f/%\ud800-\udfff]")
+_PLAIN = re.compile(r"[^\x00-\x1f\x7f/\\%.\ud800-\udfff][^\x00-\x1f\x7f/\\%\ud800-\udfff]*").fullmatch
+_UNSAFE = re.compile(r"^\.|[\x00-\x1f\x7f/\\%\ud800-\udfff]")
 _ESCAPE = re.compile(rb"%([0-9A-F]{2})")
 _CUT = "%~"  # never part of an encoding: "%" is always followed by two hexadecimal digits
 _IS_CUT = re.compile(rf"{_CUT}[0-9a-f]{{32}}\Z").search

@@ -265,6 +265,69 @@ def segments(storage: Storage) -> list[str]:
     return [entry.key for entry in entries if entry.key.endswith(".ndjson")]
 
 
+def test_a_backslash_in_a_name(s3server: Any) -> None:
+    """Some servers take a backslash for a slash: names with one are as all others."""
+    config = s3server.endpoint.config(s3server.endpoint.prefix())
+    storage = storage_factory(config)
+    storage.save("a\\b", "c\\d", 1)
+    storage.save("a\\b", "x", 3)
+    storage.save("a\\b", "\\x", 2)
+    storage.save("a\\b", "\\", 4)
+    assert storage.stored("a\\b") == {"c\\d", "x", "\\", "\\x"}
+    storage.catalog.rebuild()
+    assert storage.list_tasks("a\\b") == ["\\", "\\x", "c\\d", "x"]
+    assert [storage.read_task("a\\b", name) for name in ("x", "\\x", "\\")] == [3, 2, 4]
+    assert storage_factory(config).read_task("a\\b", "c\\d") == 1
+    assert storage.verify().ok
+    storage.remove_task("a\\b", pattern="*")
+    assert storage.list_tasks("a\\b") == []
+
+
+@pytest.mark.parametrize("server", ["s3server", "motoserver"])
+def test_raw_backslashes_of_earlier_versions(server: str, request: pytest.FixtureRequest) -> None:
+    """A name with a backslash that was kept raw is read, overwritten where it is, and removed."""
+    endpoint = request.getfixturevalue(server).endpoint
+    path = endpoint.prefix()
+    storage = storage_factory(endpoint.config(path))
+    storage.save("w", "c\\d", 1)
+    bucket, _, prefix = path.strip("/").partition("/")
+    with closing(endpoint.client()) as client:
+        client.put_object(Bucket=bucket, Key=f"{prefix}/w/c\\d", Body=endpoint.get(path, "w/c%5Cd"))
+        client.delete_object(Bucket=bucket, Key=f"{prefix}/w/c%5Cd")
+    assert storage.read_task("w", "c\\d") == 1
+    storage.save("w", "c\\d", 2)
+    assert storage.read_task("w", "c\\d") == 2
+    assert not [key for key in endpoint.objects(path) if "%5C" in key]
+    storage.remove_task("w", "c\\d")
+    assert not storage.file_exists("w", "c\\d")
+    assert storage.list_tasks("w") == []
+
+
+def test_a_folder_that_was_copied_up(s3server: Any, proxy: Any, tmp_path: Path) -> None:
+    """The index of a folder and its lock, which were copied with it, are neither listed as results nor read."""
+    folder = storage_factory({"kind": "file", "options": {"path": str(tmp_path / "results")}})
+    folder.save("w", "a\\b", 1)
+    assert folder.list_tasks("w") == ["a\\b"]
+    endpoint = s3server.endpoint.at(proxy.url)
+    path = endpoint.prefix()
+    with closing(s3server.endpoint.client()) as client:
+        for file in sorted(each for each in (tmp_path / "results").rglob("*") if each.is_file()):
+            bucket, _, prefix = path.strip("/").partition("/")
+            client.upload_file(str(file), bucket, f"{prefix}/{file.relative_to(tmp_path / 'results').as_posix()}")
+    assert any(key.endswith("catalog.duckdb") for key in s3server.endpoint.objects(path))
+    storage = storage_factory(endpoint.config(path))
+    with proxy.watching() as requests:
+        assert storage.list_tasks("w") == ["a\\b"]
+        assert storage.read_task("w", "a\\b") == 1
+        assert storage.verify(repair=True).ok
+        storage.save("w", "new", 2)
+        storage.gc(keep_last=1, older_than=timedelta(0), dry_run=False)
+        storage.catalog.compact()
+        storage.catalog.rebuild()
+        assert storage.list_tasks("w") == ["new"]
+    assert not [each for each in requests if "catalog.duckdb" in each.key]
+
+
 @pytest.mark.parametrize("by", ["pattern", "gc"])
 def test_many_removals_share_segments(storage: Storage, by: str) -> None:
     """Removing many takes a segment or two, not one for each, and every removal is an event of its own."""

@@ -190,7 +190,22 @@ class RemoteFolder(Folder):
     # Results
 
     def look_at(self, folder: str, file: str) -> Found | None:
-        """Return what an object holds, by its end."""
+        """Return what an object holds, by its end.
+
+        A server that takes backslashes for slashes shows another object under a raw name that has one.
+        """
+        is_doubtful = "\\" in folder + file
+        try:
+            found = self._seen(folder, file)
+        except Unreadable:
+            if is_doubtful and file not in self.files(folder):
+                return None
+            raise
+        if found is not None and is_doubtful and not found.is_named and file not in self.files(folder):
+            return None
+        return found
+
+    def _seen(self, folder: str, file: str) -> Found | None:
         bucket = self.location.bucket()
         key = f"{folder}/{file}"
         try:

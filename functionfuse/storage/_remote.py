@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from catalog.declared import SideFile
 from catalog.errors import CatalogUnusable, NewerFormat
 from catalog.identity import IDENTITY_FILE, STORAGE_FORMAT, identity_in, new_identity
-from catalog.names import SIDE_FOLDER
+from catalog.names import SIDE_FOLDER, candidates, from_text
 from catalog.remote import pool
 from catalog.remote.bucket import Changed, Tail, Upload, is_transient
 from catalog.remote.journal import Deed, RemoteJournal, journal_at
@@ -22,6 +22,7 @@ from catalog.remote.location import Location
 from functionfuse.errors import StorageUnusable, UnsupportedFormat
 from functionfuse.serializers.base import DIGESTS, EXPECTED, S3_PROTOCOL, VERIFIES
 from functionfuse.storage._ahead import Ahead
+from functionfuse.storage._blob import peek_footer
 from functionfuse.storage._digests import noted
 from functionfuse.storage._expected import Expected
 from functionfuse.storage._memory import anonymous
@@ -166,12 +167,23 @@ class RemotePlace(Place):
         return bool(self._location.bucket().listing(f"{folder}/").entries)
 
     def exists(self, folder: str, file: str) -> bool:
-        """Tell whether there is such an object."""
+        """Tell whether there is such an object.
+
+        A server that takes backslashes for slashes shows another object under a raw name that has one: that counts only
+        if it says that this is its name, or is listed under it.
+        """
         try:
-            self._location.bucket().tail(f"{folder}/{file}", 1)
+            if "\\" not in folder + file:
+                self._location.bucket().tail(f"{folder}/{file}", 1)
+                return True
+            with self.open(folder, file) as source:
+                footer = peek_footer(source)
         except FileNotFoundError:
             return False
-        return True
+        named = footer is not None and all(
+            each in candidates(from_text(footer.record[key])) for key, each in (("workflow", folder), ("task", file))
+        )
+        return named or file in self.files(folder)
 
     def open(self, folder: str, file: str) -> RemoteSource:
         """Return an object whose end was read."""

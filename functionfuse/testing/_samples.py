@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 #: Names that a file system or S3 cannot hold as they are, or that would lead out of a folder.
 ODD_NAMES = (
     "a/b",
+    "a\\b",
     "/etc/passwd",
     "..",
     ".",
