@@ -19,7 +19,7 @@ import pytest
 import catalog.errors
 import functionfuse.errors
 from catalog import Catalog
-from catalog.remote import bucket
+from catalog.remote import patience
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.builtin.rayback import RayWorkflow
@@ -262,7 +262,7 @@ def test_whatever_is_wrong_with_a_folder(places: Path) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try what may pass once more, and no longer."""
     for name in ("FIRST_PATIENCE", "PATIENCE"):
-        monkeypatch.setattr(bucket, name, 0.0)
+        monkeypatch.setattr(patience, name, 0.0)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -88,7 +88,7 @@ def test_no_bucket(s3server: Any) -> None:
 
 def test_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """An address at which nobody listens is told as soon as the patience with one that never answered is over."""
-    monkeypatch.setattr(buckets, "FIRST_PATIENCE", 0.0)
+    monkeypatch.setattr(patience, "FIRST_PATIENCE", 0.0)
     options = {"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s"}
     storage = storage_factory({"kind": "S3", "options": {"path": "/bucket/prefix", "s3fs": options}})
     with pytest.raises(StorageUnusable, match="cannot be reached"):
