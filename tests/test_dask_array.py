@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from functionfuse.errors import InvalidPickle, SideFileMissing, UnpicklableResul
 from functionfuse.serializers._held import Held
 from functionfuse.serializers.base import FILE_PROTOCOL
 from functionfuse.serializers.daskarray import DaskArraySerializer, DaskZarrSerializer
+from functionfuse.storage import storage_factory
 from functionfuse.storage.filestorage import FileStorage
 from tests.test_serializers import Checked
 
@@ -378,3 +380,39 @@ def test_the_catalog_knows_shape_and_chunks(storage: FileStorage) -> None:
     storage.save("w", "t", da.zeros((100, 70), chunks=(30, 20), dtype="f4"))
     sql = "SELECT summary->>'shape', summary->>'dtype', summary->'chunks'->>1, size > 28000 FROM tasks"
     assert storage.catalog.sql(sql).fetchall() == [("[100,70]", "float32", "[20,20,20,10]", True)]
+
+
+# In a bucket
+
+
+@pytest.mark.parametrize("serializer", [DaskArraySerializer, Small], ids=["plain", "compressed"])
+def test_a_folder_that_was_copied_into_a_bucket(
+    tmp_path: Path, motoserver: Any, serializer: type[DaskArraySerializer]
+) -> None:
+    """An HDF5 file that was copied with its result is read there, chunk by chunk, checked, and in other processes."""
+    pytest.importorskip("s3fs")
+    array = da.arange(1_000, chunks=300).reshape(20, 50)
+    folder = FileStorage(str(tmp_path / "results"))
+    folder.register_persistent_serializers(serializer)
+    folder.save("w", "array", array)
+    folder.save("w", "empty", da.zeros((0, 3)))
+    path = motoserver.endpoint.prefix()
+    storage = storage_factory(motoserver.endpoint.config(path))
+    storage.register_persistent_serializers(serializer)
+    client = storage._place._location.bucket().filesystem
+    client.put(f"{tmp_path}/results/w", f"{path[1:]}/w", recursive=True)
+    found = storage.read_task("w", "array")
+    np.testing.assert_array_equal(found.compute(), array.compute())
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).compute(), array.compute())
+    assert found.chunks == array.chunks
+    assert storage.read_task("w", "empty").compute().shape == (0, 3)
+    assert storage.verify().ok
+    client.invalidate_cache()
+    file = max(client.find(f"{path[1:]}/w/bigdata"), key=client.size)
+    whole = client.cat_file(file)
+    client.pipe_file(file, whole[:2_048] + bytes(len(whole) - 2_048))
+    with pytest.raises(InvalidPickle, match="damaged"):
+        found.compute()
+    client.rm_file(file)
+    with pytest.raises(SideFileMissing, match="gone"):
+        storage.read_task("w", "array")

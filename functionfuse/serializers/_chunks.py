@@ -226,17 +226,54 @@ class Reader:
         number = self.layout.number(block_id)
         offset, size, expected = _PLACE.unpack_from(self._index, number * _PLACE.size)
         data = np.empty(size, np.uint8)
-        with self._held.opened(self.path) as handle:
-            read_into(handle, data.data, offset)
+        self._fill(data.data, offset)
         if self._verifies and checksum(data.data) != expected:
             raise InvalidPickle(f"the side file {self.path} is damaged: chunk {block_id} is not what was saved")
         return self.layout.decoded(data, number)
+
+    def _fill(self, data: memoryview, offset: int) -> None:
+        with self._held.opened(self.path) as handle:
+            read_into(handle, data, offset)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Reader, (self.path, self.layout, self._index, self._verifies)
 
     def __dask_tokenize__(self) -> str:
         return self.name
+
+
+class RemoteReader(Reader):
+    """The same for a file that was copied into a bucket: each chunk is one request.
+
+    Parameters
+    ----------
+    client : fsspec.AbstractFileSystem
+        How it is reached.
+    path : str
+        Its URL.
+    layout, index, verifies
+        As of `Reader`.
+    """
+
+    def __init__(self, client: Any, path: str, layout: Layout, index: bytes, verifies: bool = True) -> None:
+        self.path = path
+        self.layout = layout
+        self._client = client
+        self._verifies = verifies
+        self._index = index
+        self.name = f"stored-{xxhash.xxh3_128_hexdigest(path.encode())}"
+
+    def _fill(self, data: memoryview, offset: int) -> None:
+        try:
+            found = self._client.cat_file(self.path, start=offset, end=offset + len(data)) if data else b""
+        except FileNotFoundError as error:
+            raise SideFileMissing(f"the side file {self.path} is gone: {GONE}") from error
+        if len(found) != len(data):
+            raise InvalidPickle(f"the side file {self.path} is damaged: it ends too soon")
+        data[:] = found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteReader, (self._client, self.path, self.layout, self._index, self._verifies)
 
 
 class Dataset:

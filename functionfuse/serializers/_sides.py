@@ -112,6 +112,11 @@ class Sides:
         """Return where a remote side file is."""
         return f"{self._remote['folder'].rstrip('/')}/{name}"
 
+    @property
+    def client(self) -> Any:
+        """The file system of fsspec in which remote side files are."""
+        return self._remote["client"]
+
     def mapper(self, name: str) -> Any:
         """Return fsspec's mapping over a remote side folder."""
         return self._remote["client"].get_mapper(self.url(name))

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from functionfuse._progress import Counter
-from functionfuse.errors import UnpicklableResult
+from functionfuse.errors import SideFileMissing, UnpicklableResult
 from functionfuse.serializers import _chunks, _zarrs
+from functionfuse.serializers._held import GONE
 from functionfuse.serializers._needed import TypeOf, needed
 from functionfuse.serializers._sides import Sides, damage
 from functionfuse.serializers.base import generate_name
@@ -196,7 +197,14 @@ class _Writer:
 
 def _from_hdf5(pid: Mapping[str, Any], sides: Sides) -> Any:
     layout = _chunks.Layout(pid["grid"], _chunks.dtype_from(pid["dtype"]), pid["level"])
-    reader = _chunks.Reader(sides.path(pid["file"]), layout, pid["index"], sides.verifies)
+    name, index = pid["file"], pid["index"]
+    reader: _chunks.Reader
+    if sides.is_local:
+        reader = _chunks.Reader(sides.path(name), layout, index, sides.verifies)
+    else:  # the folder of the result was copied into a bucket
+        if not sides.client.exists(sides.url(name)):
+            raise SideFileMissing(f"the side file {sides.url(name)} is gone: {GONE}")
+        reader = _chunks.RemoteReader(sides.client, sides.url(name), layout, index, sides.verifies)
     return _chunks.as_saved(_lazy(reader), pid)
 
 
