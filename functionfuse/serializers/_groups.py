@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -23,8 +25,50 @@ from functionfuse.serializers._sides import Sides, damage
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
-def new_store(sides: Sides, name: str, extra: str) -> Any:
-    """Return Zarr's store over a new side folder."""
+@contextmanager
+def written(sides: Sides, name: str, extra: str) -> Iterator[Any]:
+    """Have Zarr's store over a new side folder, of which nothing is left, or comes later, if that fails."""
+    store = None
+    try:
+        store = _new_store(sides, name, extra)
+        yield store
+    except BaseException:
+        if store is not None:
+            store.writes.stop()
+        sides.remove(name)
+        raise
+
+
+class _Writes:
+    """What is being written to a store. Zarr raises the first error of many chunks while it goes on with the others."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count = 0
+        self._is_over = False
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Count a write, or refuse it."""
+        with self._changed:
+            if self._is_over:
+                raise RuntimeError("nothing is written after an error")
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._count -= 1
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Return when nothing is being written, nor will be."""
+        with self._changed:
+            self._is_over = True
+            self._changed.wait_for(lambda: not self._count)
+
+
+def _new_store(sides: Sides, name: str, extra: str) -> Any:
     zarr = needed("zarr", extra)
     if not sides.is_local:
         return _hashing()(zarr.storage.FsspecStore.from_mapper(sides.mapper(name)), sides, name)
@@ -64,16 +108,22 @@ def _hashing() -> Any:
     base: Any = needed("zarr.storage", "dask").WrapperStore
 
     class Hashing(base):  # type: ignore[misc]  # Zarr is imported on use
-        def __init__(self, store: Any, sides: Any = None, folder: str = "") -> None:
+        def __init__(self, store: Any, sides: Any = None, folder: str = "", writes: _Writes | None = None) -> None:
             super().__init__(store)
             self._sides = sides
             self._folder = folder
+            self.writes = writes or _Writes()
 
         def _with_store(self, store: Any) -> Any:
-            return type(self)(store, self._sides, self._folder)
+            return type(self)(store, self._sides, self._folder, self.writes)
+
+        async def set_if_not_exists(self, key: str, value: Any) -> None:
+            with self.writes.one():
+                await super().set_if_not_exists(key, value)
 
         async def set(self, key: str, value: Any) -> None:
-            await super().set(key, value)
+            with self.writes.one():
+                await super().set(key, value)
             if self._sides is not None:
                 data = value.as_numpy_array().data
                 self._sides.note_digest(f"{self._folder}/{key}", data.nbytes, f"xxh3:{_hexdigest(data)}")

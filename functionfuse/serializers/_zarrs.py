@@ -7,6 +7,7 @@ from typing import Any
 
 from functionfuse._progress import Counter
 from functionfuse.serializers import _chunks, _groups
+from functionfuse.serializers._computing import threads
 from functionfuse.serializers._needed import needed
 from functionfuse.serializers._sides import Sides, damage
 from functionfuse.serializers.base import generate_name
@@ -29,17 +30,13 @@ def write(array: Any, sides: Sides, level: int | None) -> dict[str, Any]:
     """
     regular = _chunks.regular(array)
     name = generate_name() + ".zarr"
-    try:
-        target = _created(_groups.new_store(sides, name, "dask"), regular, level)
+    with _groups.written(sides, name, "dask") as store:
+        target = _created(store, regular, level)
         if regular.size:
-            with Counter(regular.npartitions, "Dask array") as counter:
-                needed("dask.array", "dask").store(
-                    regular, _Watched(target, array.dtype, counter), lock=False, scheduler="threads"
-                )
+            with Counter(regular.npartitions, "Dask array") as counter, threads() as how:
+                watched = _Watched(target, array.dtype, counter)
+                needed("dask.array", "dask").store(regular, watched, lock=False, **how)
         digest = _groups.digest(sides, name, [DATASET])
-    except BaseException:
-        sides.remove(name)
-        raise
     about = {"chunks": array.chunks, "dtype": _chunks.described(array.dtype)}
     return {"zarr": name, "arrays": [DATASET], "digest": digest, **about}
 

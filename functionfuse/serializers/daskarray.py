@@ -16,6 +16,7 @@ from typing import Any, cast
 from functionfuse._progress import Counter
 from functionfuse.errors import SideFileMissing, UnpicklableResult
 from functionfuse.serializers import _chunks, _zarrs
+from functionfuse.serializers._computing import threads
 from functionfuse.serializers._held import GONE
 from functionfuse.serializers._needed import TypeOf, needed
 from functionfuse.serializers._sides import Sides, damage
@@ -116,12 +117,12 @@ def _to_hdf5(array: Any, sides: Sides, level: int | None) -> dict[str, Any]:
     try:
         with h5py.File(path, "w") as file:
             regular = _chunks.regular(array)
-            with Counter(regular.npartitions, "Dask array") as counter:
+            with Counter(regular.npartitions, "Dask array") as counter, threads() as how:  # one file has one writer
                 writer = _Writer(file, regular, level, counter)
                 blocks = regular.to_delayed().ravel()
                 write = dask.delayed(writer.write, pure=False)
                 steps = [write(block, number) for number, block in enumerate(blocks)]
-                dask.compute(*steps, scheduler="threads")  # of this process: one file has one writer
+                dask.compute(*steps, **how)
             index = writer.index()
     except BaseException:
         sides.remove(name)

@@ -13,6 +13,7 @@ from typing import Any, cast
 from functionfuse._progress import Counter
 from functionfuse.errors import SideFileMissing, UnpicklableResult
 from functionfuse.serializers import _parquet
+from functionfuse.serializers._computing import threads
 from functionfuse.serializers._held import GONE, HeldSides
 from functionfuse.serializers._needed import TypeOf, needed
 from functionfuse.serializers._sides import Sides
@@ -53,10 +54,10 @@ class DaskDataFrameSerializer:
             writer = _Writer(generate_name(), protocols)
             undo.callback(writer.remove)
             empty = writer.write(obj._meta, 0)
-            with Counter(obj.npartitions, "Dask data frame") as counter:
+            with Counter(obj.npartitions, "Dask data frame") as counter, threads() as how:
                 write = dask.delayed(writer.write, pure=False)
                 steps = [write(part, number, counter) for number, part in enumerate(obj.to_delayed(), 1)]
-                parts = dask.compute(*steps, scheduler="threads")
+                parts = dask.compute(*steps, **how)
             undo.pop_all()
         return cls.name, {"empty": empty, "parts": list(parts), "divisions": obj.divisions}
 

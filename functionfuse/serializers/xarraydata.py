@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from functionfuse.serializers import _groups
 from functionfuse.serializers._beside import is_importable, is_json
+from functionfuse.serializers._computing import threads
 from functionfuse.serializers._needed import TypeOf, needed
 from functionfuse.serializers._sides import Sides, damage
 from functionfuse.serializers.base import generate_name
@@ -96,20 +97,27 @@ def _write(dataset: Any, sides: Sides) -> dict[str, Any] | None:
     }
     try:
         plain = _with_shown_attrs(_with_strings(dataset).drop_encoding())
-        store = _groups.new_store(sides, group, "xarray")
-        how = {"mode": "w", "consolidated": False, "zarr_format": 3, "write_empty_chunks": True}
-        plain.to_zarr(store, encoding=_encoding(plain), **how)
-        pid["digest"] = _groups.digest(sides, group, pid["arrays"])
-        fits = _structure(_read(pid, sides)) == _structure(dataset)
+        with _groups.written(sides, group, "xarray") as store:
+            _fill(store, plain, bool(chunks))
+            pid["digest"] = _groups.digest(sides, group, pid["arrays"])
+            if _structure(_read(pid, sides)) != _structure(dataset):
+                raise ValueError("it does not come back as it was")
     except (TypeError, ValueError, NotImplementedError):  # of what Zarr cannot hold
-        fits = False
-    except BaseException:
-        sides.remove(group)
-        raise
-    if not fits:
-        sides.remove(group)
         return None
     return pid
+
+
+def _fill(store: Any, dataset: Any, is_lazy: bool) -> None:
+    how = {"mode": "w", "consolidated": False, "zarr_format": 3, "write_empty_chunks": True}
+    later = dataset.to_zarr(store, encoding=_encoding(dataset), compute=not is_lazy, **how)
+    if not is_lazy:
+        return
+    dask = needed("dask", "xarray")
+    if dask.base.get_scheduler() not in (None, dask.threaded.get):  # a cluster, or what else the user has chosen
+        later.compute()
+        return
+    with threads() as options:
+        later.compute(**options)
 
 
 def _all(dataset: Any) -> Iterator[tuple[str | None, Any]]:
