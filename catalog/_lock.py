@@ -7,6 +7,8 @@ import os
 import time
 from types import TracebackType
 
+from catalog import regular
+
 
 class Held(Exception):
     """An index that cannot be used here and now, through no fault of its own."""
@@ -19,12 +21,14 @@ class Lock:
     ----------
     path : str
         The file; it is made if it is missing.
+    mode : int
+        Who may then do what with it, as far as the umask lets them.
 
     Raises
     ------
     Held
-        If the file may not be opened for writing or its file system has no locks; by `wait`, if others hold it for
-        long.
+        If there is something else than a file, it may not be opened for writing, or its file system has no locks; by
+        `wait`, if others hold it for long.
 
     Notes
     -----
@@ -32,11 +36,11 @@ class Lock:
     is free, and another process may get it.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, mode: int = 0o666) -> None:
         self._path = path
         self._is_held = False
         try:
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._handle = regular.open_file(path, os.O_RDWR | os.O_CREAT, mode)
         except OSError as error:  # another user's
             raise Held(f"{path} cannot be opened for writing: {error.strerror}") from error
 

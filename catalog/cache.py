@@ -1,12 +1,17 @@
-"""Where this user's own files lie: in the cache directory, or where that cannot be, in a temporary folder."""
+"""Where this user's own files lie: in the cache directory, or where that cannot be, in a temporary folder.
+
+They hold values of results: nobody else may look into their folders, whatever the umask is.
+"""
 
 from __future__ import annotations
 
 import atexit
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 
 _temporary: dict[int, str] = {}  # by process: a forked child has its own
 
@@ -27,7 +32,7 @@ def folders(*names: str) -> Iterator[str]:
     """
     for base in (cache_folder, _temporary_folder):
         try:
-            path = _made(base(), *names)
+            path = made(base(), *names)
         except OSError:
             continue
         yield path
@@ -39,12 +44,23 @@ def cache_folder() -> str:
     return os.path.join(base, "functionfuse")
 
 
-def _made(*names: str) -> str:
+def made(*names: str) -> str:
+    """Return a folder, made where it is missing; the names are joined, the first is this library's."""
     path = os.path.join(*names)
     if not os.path.isabs(path):  # without HOME, "~" stays what it is
         raise FileNotFoundError(path)
     os.makedirs(path, mode=0o700, exist_ok=True)
+    set_mode(names[0], 0o700)  # those above what is made have the umask's
+    set_mode(path, 0o700)
     return path
+
+
+def set_mode(path: str, mode: int) -> None:
+    """Say who may do what with a file or folder of this user's, where the file system knows of that."""
+    status = os.stat(path)
+    if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != mode:
+        with suppress(OSError):
+            os.chmod(path, mode)
 
 
 def _temporary_folder() -> str:

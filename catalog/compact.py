@@ -14,18 +14,18 @@ way: the new one appears before the old ones go.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from catalog import compacted
+from catalog import clock, compacted, regular
 from catalog.folder import COMPACTED_SUFFIX, Segment
 from catalog.ids import new_id
 from catalog.journal import FULL, JOURNAL_FOLDER, PAUSE, RETIRED_FOLDER, append_all
 from catalog.lines import Part
 from catalog.names import CATALOG_FOLDER
+from catalog.sync import sync_path
 
 if TYPE_CHECKING:
     import duckdb
@@ -82,9 +82,8 @@ class Compaction:
 
     def pays(self) -> bool:
         """Tell whether there is enough to do; looks at names and sizes only."""
-        now = time.time_ns()
-        idle = [each.size for each in self._folder.segments() if now - each.mtime_ns > _IDLE * 1e9]
-        return len(idle) >= _MANY or sum(idle) >= FULL
+        segments = self._folder.segments()
+        return _are_enough(segments) and _are_enough(self._idle_of(segments))
 
     def some(self) -> None:
         """Compact about as much as one full segment: a question has to wait for it."""
@@ -113,9 +112,11 @@ class Compaction:
 
     def _idle(self) -> list[Segment]:
         self._finish()
-        with _Output(self._folder.root) as output:  # whose time is the file system's own: other machines' clocks differ
-            now = os.fstat(output.file.fileno()).st_mtime_ns
-        return [each for each in self._folder.segments() if now - each.mtime_ns > _IDLE * 1e9]
+        return self._idle_of(self._folder.segments())
+
+    def _idle_of(self, segments: list[Segment]) -> list[Segment]:
+        now = clock.now_ns(self._folder.root)
+        return [each for each in segments if now - each.mtime_ns > _IDLE * 1e9]
 
     # Segments
 
@@ -128,7 +129,7 @@ class Compaction:
             if not whole:
                 return 0
             output.publish(whole)
-        os.makedirs(self._retired, exist_ok=True)
+        regular.make_folders(self._folder.root, RETIRED_FOLDER)
         for each in whole:
             with suppress(FileNotFoundError):  # another compactor was quicker
                 os.rename(f"{self._journal}/{each.name}", f"{self._retired}/{each.name}")
@@ -149,7 +150,7 @@ class Compaction:
     def _delete(self, name: str, position: int) -> None:
         """Delete a retired segment, of which the first `position` bytes are compacted."""
         path = f"{self._retired}/{name}"
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular.open_file) as file:
             file.seek(position)
             late = file.read().decode("ascii", "ignore").splitlines()
         if late:
@@ -225,10 +226,10 @@ class _Output:
     """A Parquet file that appears when it is complete."""
 
     def __init__(self, root: str) -> None:
-        folder = f"{root}/{CATALOG_FOLDER}/tmp"
-        os.makedirs(folder, exist_ok=True)
+        folder = f"{CATALOG_FOLDER}/tmp"
+        regular.make_folders(root, folder)
         name = new_id()
-        self._temporary = f"{folder}/{name}"
+        self._temporary = f"{root}/{folder}/{name}"
         self._folder = f"{root}/{JOURNAL_FOLDER}"
         self._path = f"{self._folder}/{name}{COMPACTED_SUFFIX}"
         self._tables: list[pa.Table] = []
@@ -251,7 +252,7 @@ class _Output:
         self.file.flush()
         os.fsync(self.file.fileno())  # the segments are deleted next
         os.rename(self._temporary, self._path)
-        _flush_folder(self._folder)
+        sync_path(self._folder)
 
     def _write(self) -> None:
         import pyarrow as pa
@@ -276,6 +277,10 @@ def _holds(whole: dict[str, compacted.Whole], segment: compacted.Whole) -> bool:
     return segment.name in whole and whole[segment.name].position >= segment.position
 
 
+def _are_enough(segments: list[Segment]) -> bool:
+    return len(segments) >= _MANY or sum(each.size for each in segments) >= FULL
+
+
 def first_segments(segments: Iterable[Segment], most: int) -> list[Segment]:
     """Return the first segments, at least one, up to about `most` bytes."""
     taken: list[Segment] = []
@@ -284,11 +289,3 @@ def first_segments(segments: Iterable[Segment], most: int) -> list[Segment]:
             break
         taken.append(segment)
     return taken
-
-
-def _flush_folder(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from catalog.errors import ExportRefused, InvalidQuestion
 from catalog.ids import new_id
+from catalog.sync import sync_path
 
 #: The one file in each folder of an export in parts.
 PART_FILE = "part.parquet"
@@ -185,7 +186,7 @@ class _Local:
     def publish(self, made: str, *, overwrite: bool) -> None:
         is_folder = os.path.isdir(made)
         for name in _below(made) if is_folder else [made]:
-            _flush(name)
+            sync_path(name)
         self.check(is_folder=is_folder, overwrite=overwrite)  # it may have come meanwhile
         if not (is_folder and os.path.isdir(self.path)):
             os.replace(made, self.path)
@@ -320,11 +321,3 @@ def _opener(filesystem: Any, name: str) -> Any:
 
 def _local_opener(name: str) -> Any:
     return lambda: open(name, "rb")
-
-
-def _flush(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

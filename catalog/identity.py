@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from catalog import regular
 from catalog.errors import CatalogUnusable, NewerFormat
 from catalog.ids import new_id
 from catalog.names import CATALOG_FOLDER
+from catalog.sync import sync_folder, sync_path
 
 #: The layout that this version writes. The first is the same to a reader; 2 tells versions that do not know blobs of
 #: format 3, or what else may come to lie in a storage, to keep their hands off: they would quarantine it.
 STORAGE_FORMAT = 2
 #: Where it is, inside the storage.
 IDENTITY_FILE = f"{CATALOG_FOLDER}/storage.json"
+
+_LONGEST = 4096  # bytes that are read of it
 
 
 @dataclass(frozen=True)
@@ -40,31 +45,30 @@ def read_identity(root: str) -> Identity | None:
     Returns
     -------
     Identity or None
-        None for a folder in which nothing was saved yet, and for one of the older format.
+        None for a folder in which nothing was saved yet, for one of the older format, and where the file is empty or
+        torn, as a power cut may leave it.
 
     Raises
     ------
     NewerFormat
         If a newer version laid the storage out.
-    CatalogUnusable
-        If the file is damaged.
     """
+    if not regular.are_folders(root, CATALOG_FOLDER):
+        return None
     try:
-        with open(os.path.join(root, IDENTITY_FILE), "rb") as file:
-            return identity_in(file.read(), root)
+        with open(f"{root}/{IDENTITY_FILE}", "rb", opener=regular.open_file) as file:
+            return identity_in(file.read(_LONGEST), root)
     except FileNotFoundError:
         return None
 
 
-def identity_in(content: bytes, root: str) -> Identity:
-    """Return the identity that the file of a storage at `root` holds; raises as `read_identity` does."""
+def identity_in(content: bytes, root: str) -> Identity | None:
+    """Return the identity that the file of a storage at `root` holds; as `read_identity` does."""
     try:
         fields = json.loads(content)
         identity = Identity(str(fields["uuid"]), int(fields["format"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CatalogUnusable(
-            f"{root}/{IDENTITY_FILE} is damaged ({error}): delete it, and the catalog is built anew"
-        ) from error
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return None
     if identity.format > STORAGE_FORMAT:
         raise NewerFormat(
             f"{root} has storage format {identity.format}, this version knows up to {STORAGE_FORMAT}: "
@@ -96,15 +100,15 @@ def ensure_identity(root: str) -> Identity:
     identity = read_identity(root)
     if identity is not None:
         return identity
-    path = os.path.join(root, IDENTITY_FILE)
-    temporary = f"{path}.{new_id()}.tmp"
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    try:
-        with open(temporary, "xb") as file:
-            file.write(new_identity())
-        _publish_first(temporary, path)
-    finally:
-        os.unlink(temporary)
+    regular.make_folders(root, CATALOG_FOLDER)
+    path = f"{root}/{IDENTITY_FILE}"
+    with _written(path, new_identity()) as temporary:
+        _publish_first(temporary, path, root)
+    # Not before it appears: one commit of the file system's journal takes half as long as two, and what is torn until
+    # then counts as absent.
+    sync_path(path)
+    sync_folder(f"{root}/{CATALOG_FOLDER}")
+    sync_folder(root)
     identity = read_identity(root)
     if identity is None:
         raise CatalogUnusable(f"{path} vanished while it was written")
@@ -129,26 +133,38 @@ def claim_identity(root: str) -> Identity:
     identity = ensure_identity(root)
     if identity.format == STORAGE_FORMAT:
         return identity
-    path = os.path.join(root, IDENTITY_FILE)
-    temporary = f"{path}.{new_id()}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(identity.content())
+    path = f"{root}/{IDENTITY_FILE}"
+    with _written(path, identity.content()) as temporary:
+        sync_path(temporary)
         os.replace(temporary, path)  # of several processes that do so, all write the same
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    sync_folder(f"{root}/{CATALOG_FOLDER}")
     return Identity(identity.uuid, STORAGE_FORMAT)
 
 
-def _publish_first(temporary: str, path: str) -> None:
+@contextmanager
+def _written(path: str, content: bytes) -> Iterator[str]:
+    """Have a temporary file beside a path."""
+    temporary = f"{path}.{new_id()}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+        yield temporary
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _publish_first(temporary: str, path: str, root: str) -> None:
     # A link, unlike a rename, does not replace the identity that another process gave meanwhile.
     try:
         os.link(temporary, path)
+        return
     except FileExistsError:
-        pass
+        if read_identity(root) is not None:
+            return
     except OSError:  # a file system without hard links
-        if not os.path.exists(path):
-            with open(temporary, "rb") as source, open(path, "wb") as target:
-                target.write(source.read())
+        if os.path.lexists(path) and read_identity(root) is not None:
+            return
+    # What is torn, or no file, is replaced. Of two processes that do so at once the later one wins, and the index that
+    # the other may have begun is built once more.
+    os.replace(temporary, path)

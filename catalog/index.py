@@ -8,6 +8,7 @@ damaged, or another storage's.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import math
@@ -18,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from catalog import box, cache, results
+from catalog import box, cache, regular, results
 from catalog._damage import is_damaged, may_tell_of_damage
 from catalog._lock import Held, Lock
 from catalog._worker import Failed
@@ -45,6 +46,7 @@ _PATIENCE = 5.0  # seconds to wait for other processes' questions, nearly all of
 _LOOK = 0.1  # seconds between two looks at whether there is something new that only waiting shows
 # What DuckDB says where another program has the file open, or somebody in this one.
 _FOREIGN_LOCKS = ("Could not set lock", "Unique file handle conflict")
+_NO_SPACE = os.strerror(errno.ENOSPC)  # what is torn by that is found damaged by the next question
 # A version that every supported DuckDB reads and writes; older ones compress more slowly.
 _STORAGE_VERSION = "v1.3.0"
 
@@ -182,11 +184,11 @@ class Index:
         """
         storage = self._folder.known_identity()
         paths = _private_paths(self._folder.real_root(), storage) if storage else iter(())
-        path = next(filter(os.path.exists, paths), None)
+        path = next(filter(regular.is_file, paths), None)
         if path is None:
             yield None
             return
-        with engine(), Lock(f"{path}.lock") as lock:
+        with engine(), Lock(f"{path}.lock", 0o600) as lock:
             began = time.monotonic()
             while not lock.share():
                 lock.wait(began, _PATIENCE)
@@ -230,6 +232,8 @@ class Index:
                 if not folder.is_writable():
                     raise Held(f"{root} is not writable")
                 path = os.path.join(root, CATALOG_FOLDER, _FILE)
+                if not regular.is_folder(os.path.dirname(path)):
+                    raise Held(f"{os.path.dirname(path)} cannot be made")
                 return path, self._enter(locked, attached, path, storage, folder, use, anew)
             except Held as reason:
                 attached.close()
@@ -257,13 +261,15 @@ class Index:
         anew: _Anew,
     ) -> Refreshed:
         attached.enter_context(engine())
-        lock = locked.enter_context(Lock(f"{path}.lock"))
+        lock = locked.enter_context(Lock(f"{path}.lock", _mode_of(path)))
         refreshed = self._hold(lock, path, storage, folder, use is not _Use.WRITING and anew is None)
         if refreshed is None:
             if anew is not None and anew(path):
                 _log.info("the catalog's index %s is built anew", path)
                 _delete(path)
+            _make_way(path)
             refreshed = _attach_fresh(path, storage, folder)
+            cache.set_mode(path, _mode_of(path))
             attached.callback(lambda: _detach(instance()))
             if folder.is_writable():
                 _compact_some(folder.compaction(instance()), folder.root)
@@ -326,10 +332,26 @@ def _private_paths(root: str, storage: str) -> Iterator[str]:
         yield os.path.join(folder, f"catalog-{SCHEMA_VERSION}.duckdb")  # other versions of this library have their own
 
 
+def _mode_of(path: str) -> int:
+    """Return who may do what with an index: read and write it whoever may look and write into its folder."""
+    return os.stat(os.path.dirname(path)).st_mode & 0o666
+
+
+def _make_way(path: str) -> None:
+    """Remove a link or the like in the place of an index; `Held` for a folder."""
+    for each in (path, f"{path}.wal"):
+        if os.path.lexists(each) and not regular.is_file(each):
+            if regular.is_folder(each):
+                raise Held(f"{each} is a folder")
+            _log.warning("%s was %s, and is removed", each, regular.kind_of(each))
+            os.unlink(each)
+
+
 def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
     """Attach the index and fold in what is new; an index that cannot be used is built anew."""
     import duckdb
 
+    is_new = not os.path.exists(path)
     try:
         return _attach(instance(), path, storage, folder)
     except _Unfit as reason:
@@ -340,7 +362,9 @@ def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
         if any(words in str(error) for words in _FOREIGN_LOCKS):
             raise Held(f"another program has {path} open") from error
         renew()
-        if not is_damaged(path):
+        if is_new:
+            _delete(path)
+        if is_new or _NO_SPACE in str(error) or not is_damaged(path):
             raise Held(f"{path} cannot be used: {error}") from error
         _log.warning("the catalog's index %s is damaged and built anew: %s", path, str(error))
     _delete(path)
@@ -354,6 +378,8 @@ def _attach_as_it_is(path: str, storage: str, folder: Folder) -> Refreshed | Non
     """Attach the index beside others that read it, if there is nothing new: if a fold writes nothing."""
     import duckdb
 
+    if not regular.is_file(path):
+        return None
     try:
         return _attach(instance(), path, storage, folder, reads_only=True)
     except (duckdb.Error, _Unfit):

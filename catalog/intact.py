@@ -114,7 +114,7 @@ class Memory:
 
     def _append(self, key: bytes) -> None:
         path = _path()
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        cache.made(cache.cache_folder(), "intact")
         handle = _opened(path, os.O_RDWR)
         try:
             size = os.fstat(handle).st_size

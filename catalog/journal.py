@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
+from catalog import regular
 from catalog.ids import new_id
 from catalog.names import CATALOG_FOLDER
 
@@ -90,7 +91,7 @@ def append_all(root: str, lines: Iterable[str]) -> None:
         If they cannot be written.
     """
     folder = f"{root}/{JOURNAL_FOLDER}"
-    os.makedirs(folder, exist_ok=True)
+    regular.make_folders(root, JOURNAL_FOLDER)
     name = new_id()
     temporary = f"{folder}/.{name}.tmp"
     try:
@@ -117,10 +118,16 @@ class Journal:
     """
 
     def __init__(self, root: str) -> None:
+        self._root = root
         self._folder = f"{root}/{JOURNAL_FOLDER}"
         self._handle: int | None = None
         self._segment: _Segment | None = None
         self._forget()
+
+    @property
+    def segment(self) -> str | None:
+        """The path of the segment that is appended to, if there is one."""
+        return None if self._segment is None else self._segment.path
 
     def append(self, line: str, publish: Callable[[], object] | None = None) -> None:
         """Write an event and then make it true.
@@ -175,11 +182,11 @@ class Journal:
     def _open(self) -> tuple[_Segment, int]:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
         segment = _segments.get((self._pid, self._folder))
-        if segment is None or segment.is_over() or not os.access(segment.path, os.F_OK):
-            os.makedirs(self._folder, exist_ok=True)
+        if segment is None or segment.is_over() or not regular.is_file(segment.path):
+            regular.make_folders(self._root, JOURNAL_FOLDER)
             segment = _Segment(f"{self._folder}/{new_id()}{SEGMENT_SUFFIX}", time.clock_gettime(_CLOCK))
             flags |= os.O_CREAT | os.O_EXCL
-        self._handle = os.open(segment.path, flags, 0o666)
+        self._handle = regular.open_file(segment.path, flags)
         self._segment = _segments[self._pid, self._folder] = segment
         return segment, self._handle
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
+from catalog import regular
 from catalog.compact import Compaction
 from catalog.errors import NewerFormat
 from catalog.folder import Compactor, Folder, Found, OpenFile, Segment, Unreadable, found_in, is_compacted
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from catalog.upkeep import Upkeep
 
-_READ = os.O_RDONLY | os.O_CLOEXEC
 _CHUNK = 1 << 24  # bytes of a segment that are read at once
 
 
@@ -38,7 +38,9 @@ class LocalFolder(Folder):
     def is_writable(self) -> bool:
         """Tell whether journal and index may be written by this user."""
         folder = f"{self.root}/{CATALOG_FOLDER}"
-        return os.access(folder if os.path.isdir(folder) else self.root, os.W_OK | os.X_OK)
+        if os.path.lexists(folder):
+            return regular.is_folder(folder) and os.access(folder, os.W_OK | os.X_OK)
+        return os.access(self.root, os.W_OK | os.X_OK)
 
     def exists(self) -> bool:
         """Tell whether there is a folder."""
@@ -46,12 +48,13 @@ class LocalFolder(Folder):
 
     def has_catalog(self) -> bool:
         """Tell whether there is a catalog's folder."""
-        return os.path.isdir(f"{self.root}/{CATALOG_FOLDER}")
+        return regular.is_folder(f"{self.root}/{CATALOG_FOLDER}")
 
     def identity(self) -> str:
         """Return the storage's UUID, which it is given if it has none; its path where it cannot be written."""
         if self.is_writable():
-            return ensure_identity(self.root).uuid
+            with suppress(OSError):  # something stands in its place, or the disk is full
+                return ensure_identity(self.root).uuid
         identity = read_identity(self.root)
         return identity.uuid if identity else self.real_root()
 
@@ -74,10 +77,10 @@ class LocalFolder(Folder):
         """
         found = {}
         for folder in (JOURNAL_FOLDER, RETIRED_FOLDER):
-            for entry in self._entries(folder):
+            for entry in self._files(folder):
                 if entry.name.endswith(SEGMENT_SUFFIX) and entry.name[0] != ".":
                     with suppress(FileNotFoundError):  # compacted meanwhile
-                        status = entry.stat()
+                        status = entry.stat(follow_symlinks=False)
                         found[entry.name] = Segment(entry.name, entry.path, status.st_size, status.st_mtime_ns)
         return [found[name] for name in sorted(found)]
 
@@ -89,7 +92,7 @@ class LocalFolder(Folder):
         names: list[str] | None = None
         while True:
             before = names
-            names = sorted(e.name for e in self._entries(JOURNAL_FOLDER) if is_compacted(e.name))
+            names = sorted(e.name for e in self._files(JOURNAL_FOLDER) if is_compacted(e.name))
             if names == before or not names:
                 return names
 
@@ -121,7 +124,7 @@ class LocalFolder(Folder):
         FileNotFoundError
             If it was compacted meanwhile.
         """
-        with open(segment.path, "rb") as file:
+        with open(segment.path, "rb", opener=regular.open_file) as file:
             left = os.fstat(file.fileno()).st_size - position  # not what is written meanwhile: it would never end
             file.seek(position)
             rest = b""
@@ -134,19 +137,17 @@ class LocalFolder(Folder):
 
     def open_compacted(self, name: str) -> IO[bytes]:
         """Open one of the journal's Parquet files; `FileNotFoundError` if it was merged into another meanwhile."""
-        return open(f"{self.root}/{JOURNAL_FOLDER}/{name}", "rb")
+        return open(f"{self.root}/{JOURNAL_FOLDER}/{name}", "rb", opener=regular.open_file)
 
-    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
-        try:
-            with os.scandir(f"{self.root}/{folder}") as entries:
-                yield from entries
-        except FileNotFoundError:
-            return
+    def _files(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        """Yield the files of one of the catalog's folders."""
+        if regular.are_folders(self.root, folder):
+            yield from (e for e in regular.entries(f"{self.root}/{folder}") if e.is_file(follow_symlinks=False))
 
     def look_at(self, folder: str, file: str) -> Found | None:
         """Return what a file holds, None if it is not there; raises as `look` does."""
         try:
-            handle = os.open(f"{self.root}/{folder}/{file}", _READ)
+            handle = regular.open_file(f"{self.root}/{folder}/{file}")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -161,14 +162,16 @@ class LocalFolder(Folder):
     @contextmanager
     def fetched(self, folder: str, names: Sequence[str]) -> Iterator[list[str]]:
         """Yield the paths of files below a folder, none of which is a link."""
-        top = f"{self.root}/{folder}"
-        paths = [f"{top}/{name}" for name in names]
+        paths = [f"{folder}/{name}" for name in names]
         for path in paths:
-            if os.path.realpath(path) != f"{os.path.realpath(top)}{path[len(top) :]}":
+            workflow, _, below = path.partition("/")
+            if not regular.is_file(f"{self.root}/{path}"):
+                if os.path.lexists(f"{self.root}/{path}"):
+                    raise Unreadable
+                raise FileNotFoundError(f"{self.root}/{path}")
+            if not regular.are_folders(f"{self.root}/{workflow}", os.path.dirname(below)):
                 raise Unreadable
-            if not os.path.isfile(path):
-                raise FileNotFoundError(path)
-        yield paths
+        yield [f"{self.root}/{path}" for path in paths]
 
     def upkeep(self) -> Upkeep:
         """Return what verifies and repairs the folder."""
@@ -179,16 +182,16 @@ class LocalFolder(Folder):
     def workflows(self) -> list[tuple[str, int]]:
         """Return every workflow's folder and when its entries last changed, ns since 1970."""
         found = []
-        for entry in self._entries(""):
-            if entry.name[0] != "." and entry.is_dir():
-                with suppress(FileNotFoundError):  # removed meanwhile
-                    found.append((entry.name, entry.stat().st_mtime_ns))
+        for entry in regular.entries(self.root):
+            if entry.name[0] != ".":
+                with suppress(OSError):  # removed meanwhile, or a loop of links
+                    if entry.is_dir():
+                        found.append((entry.name, entry.stat().st_mtime_ns))
         return found
 
     def files(self, folder: str) -> list[str]:
         """Return the names of the files in a workflow's folder that can be results."""
-        try:
-            with os.scandir(f"{self.root}/{folder}") as entries:
-                return [entry.name for entry in entries if entry.name[0] != "." and entry.is_file()]
-        except (FileNotFoundError, NotADirectoryError, PermissionError):  # such as lost+found
-            return []
+        entries = regular.entries(f"{self.root}/{folder}")
+        with suppress(PermissionError):  # such as lost+found
+            return [each.name for each in entries if each.name[0] != "." and each.is_file(follow_symlinks=False)]
+        return []

@@ -107,12 +107,15 @@ def _counted(title: str, root: str) -> str:
 
 
 def _is_workflow(entry: os.DirEntry[str]) -> bool:
-    return entry.name[0] != "." and entry.is_dir()
+    try:
+        return entry.name[0] != "." and entry.is_dir()
+    except OSError:  # a loop of links
+        return False
 
 
 def _count(folder: str) -> int | str:
     with os.scandir(folder) as entries:
-        files = (1 for entry in entries if entry.name[0] != "." and entry.is_file())
+        files = (1 for entry in entries if entry.name[0] != "." and entry.is_file(follow_symlinks=False))
         count = sum(itertools.islice(files, _MOST_FILES))
     return f"{count:,} or more" if count == _MOST_FILES else count
 

@@ -20,6 +20,7 @@ from catalog.errors import InvalidQuestion
 from catalog.folder import Folder, Unreadable
 from catalog.intact import fault_of
 from catalog.names import candidates, from_text
+from catalog.regular import open_file
 from catalog.sides import content_of, side_path
 from catalog.upkeep import CannotBeRead
 
@@ -142,7 +143,7 @@ class _Result:
     def _check(self, parts: Sequence[SideFile], paths: Sequence[str]) -> None:
         """Hold the files against their digests, those of formats 1 and 2 have none."""
         for part, path in zip(parts, paths, strict=True) if self._verifies else ():
-            with open(path, "rb", buffering=0) as file:
+            with open(path, "rb", buffering=0, opener=open_file) as file:
                 reason = fault_of(file.fileno(), part.digest) if part.digest is not None else ""
             if reason:
                 raise self._damaged(f"its side file {part.name} is damaged: {reason}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import time
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol, TypeVar
 
+from catalog import clock, regular
 from catalog.folder import File, OpenFile
 from catalog.journal import journal_of
 from catalog.names import CATALOG_FOLDER, SIDE_FOLDER
@@ -19,8 +20,6 @@ T = TypeVar("T")
 
 #: What tells one file from another that has its name: equal ones mean that nothing was written in between.
 Stamp = tuple[object, ...]
-
-_READ = os.O_RDONLY | os.O_CLOEXEC
 
 
 class CannotBeRead(Exception):
@@ -136,8 +135,10 @@ class LocalUpkeep(Upkeep):
     @contextmanager
     def open(self, path: str) -> Iterator[Whole]:
         """Open a file."""
+        if not self._is_reached(path):
+            raise FileNotFoundError(path)
         try:
-            handle = os.open(f"{self._root}/{path}", _READ)
+            handle = regular.open_file(f"{self._root}/{path}")
         except NotADirectoryError as error:
             raise FileNotFoundError(path) from error
         except FileNotFoundError:
@@ -153,44 +154,44 @@ class LocalUpkeep(Upkeep):
 
     def stamp(self, path: str) -> Stamp | None:
         """Return device, inode, size and time of the last change."""
-        try:
-            return _stamp_of(os.stat(f"{self._root}/{path}"))
-        except FileNotFoundError:
-            return None
+        with suppress(FileNotFoundError, NotADirectoryError):
+            status = os.lstat(f"{self._root}/{path}")
+            if stat.S_ISREG(status.st_mode):
+                return _stamp_of(status)
+        return None
 
     def side_folders(self, folder: str) -> list[str]:
         """Return the names of what lies beside the side folders of a workflow."""
-        try:
-            return os.listdir(f"{self._root}/{folder}/{SIDE_FOLDER}")
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            return []
+        path = f"{self._root}/{folder}/{SIDE_FOLDER}"
+        with suppress(PermissionError):
+            return [entry.name for entry in regular.entries(path)] if regular.is_folder(path) else []
+        return []
 
     def below(self, path: str) -> list[tuple[str, int]]:
         """Return the files below a folder."""
         found = []
         top = f"{self._root}/{path}"
-        for folder, _, names in os.walk(top):
+        for folder, _, names in regular.walk(top) if self._is_reached(path) else ():
             for name in names:
                 whole = os.path.join(folder, name)
-                try:
-                    found.append((os.path.relpath(whole, top), os.path.getsize(whole)))
-                except FileNotFoundError:  # removed since
-                    continue
+                with suppress(FileNotFoundError):  # removed since
+                    status = os.lstat(whole)
+                    if stat.S_ISREG(status.st_mode):
+                        found.append((whole[len(top) + 1 :], status.st_size))
         return found
 
     def quiet_for(self, path: str) -> float:
         """Return for how long nothing changed."""
         top = f"{self._root}/{path}"
         newest = _changed(top)
-        for folder, folders, files in os.walk(top):
+        for folder, folders, files in regular.walk(top):
             newest = max(newest, *(_changed(os.path.join(folder, name)) for name in (*folders, *files)), newest)
-        return time.time() - newest
+        return (clock.now_ns(self._root) - newest) / 1e9
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file."""
-        whole = f"{self._root}/{path}"
-        os.makedirs(os.path.dirname(whole), exist_ok=True)
-        with open(whole, "xb") as file:
+        regular.make_folders(self._root, os.path.dirname(path))
+        with open(f"{self._root}/{path}", "xb") as file:
             file.write(data)
 
     def tell(self, path: str, line: str, act: Callable[[], None] | None = None) -> None:
@@ -201,7 +202,7 @@ class LocalUpkeep(Upkeep):
         """Raise what a move would raise."""
         whole = f"{self._root}/{path}"
         folder = os.path.dirname(whole)
-        if os.stat(whole).st_dev != os.stat(f"{self._root}/{CATALOG_FOLDER}").st_dev:
+        if os.lstat(whole).st_dev != os.lstat(f"{self._root}/{CATALOG_FOLDER}").st_dev:
             raise OSError(errno.EXDEV, "it lies on another file system than the storage's folder")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "its folder cannot be written", folder)
@@ -219,9 +220,15 @@ class LocalUpkeep(Upkeep):
             self._rename(path, to)
 
     def _rename(self, path: str, to: str) -> None:
-        target = f"{self._root}/{to}"
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        os.rename(f"{self._root}/{path}", target)
+        if not self._is_reached(path):
+            raise NotADirectoryError(errno.ENOTDIR, "a link leads to it out of the workflow's folder", path)
+        regular.make_folders(self._root, os.path.dirname(to))
+        os.rename(f"{self._root}/{path}", f"{self._root}/{to}")
+
+    def _is_reached(self, path: str) -> bool:
+        """Tell whether there is the folder of a path, and no link leads out of the workflow's to it."""
+        workflow, _, below = path.partition("/")
+        return regular.are_folders(f"{self._root}/{workflow}", os.path.dirname(below))
 
 
 class _OpenWhole(OpenFile):
@@ -239,13 +246,13 @@ def _stamp_of(status: os.stat_result) -> Stamp:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _changed(path: str) -> float:
+def _changed(path: str) -> int:
     # Not only when it was written: what is copied in, before its blob is, keeps the times of the original.
     try:
         status = os.lstat(path)
     except FileNotFoundError:
-        return 0.0
-    return max(status.st_mtime, status.st_ctime)
+        return 0
+    return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _give_back(target: str, path: str) -> None:

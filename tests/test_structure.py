@@ -48,6 +48,8 @@ SHARED = {"catalog.errors", "catalog.identity", "catalog.ids", "catalog.journal"
 # Both reach a remote storage in the same way, by one connection.
 # What a blob declares of its side files, kinds of events, and whether a side file is still what was written.
 SHARED |= {"catalog.declared", "catalog.intact", "catalog.kinds"}
+# How files of a disk are opened, timed and put on the medium.
+SHARED |= {"catalog.clock", "catalog.regular", "catalog.sync"}
 SHARED |= {f"catalog.remote.{name}" for name in ("bucket", "journal", "location", "pool")}
 ASK_THE_CATALOG = {
     "functionfuse.storage._catalogued",

@@ -89,7 +89,10 @@ class RemoteFolder(Folder):
             return self.root
         known = (self.location, tag)
         if known not in _identities:
-            _identities[known] = identity_in(self.location.bucket().get(IDENTITY_FILE), self.root).uuid
+            identity = identity_in(self.location.bucket().get(IDENTITY_FILE), self.root)
+            if identity is None:
+                return self.root
+            _identities[known] = identity.uuid
         return _identities[known]
 
     def known_identity(self) -> str | None:

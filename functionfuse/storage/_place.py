@@ -98,6 +98,8 @@ class Change:
         What is done when it is true.
     size : int
         Bytes that are held until then.
+    frees : bool
+        Whether it makes room: on a full disk it is done first, and then told.
     """
 
     at: tuple[str, str]
@@ -106,6 +108,7 @@ class Change:
     undo: Callable[[], None]
     after: Callable[[], None]
     size: int = 0
+    frees: bool = False
 
 
 class Place(ABC):

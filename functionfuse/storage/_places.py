@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
+from catalog import clock, regular
 from catalog.declared import SideFile
 from catalog.errors import NewerFormat
 from catalog.identity import claim_identity
 from catalog.intact import fault_of
-from catalog.journal import journal_of
+from catalog.journal import JOURNAL_FOLDER, journal_of
 from catalog.names import CATALOG_FOLDER, SIDE_FOLDER
+from catalog.sync import sync_folder, sync_path
 from functionfuse.errors import InvalidPickle, SideFileMissing, StorageUnusable, UnsupportedFormat
 from functionfuse.serializers.base import FILE_PROTOCOL
 from functionfuse.storage._digests import hashed
 from functionfuse.storage._expected import Expected
 from functionfuse.storage._memory import mapped, read_all
 from functionfuse.storage._place import Change, Place
-from functionfuse.storage._sync import sync_path, sync_tree
+from functionfuse.storage._sync import sync_tree
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_CLOEXEC
 _SMALL = 1 << 16  # bytes that are sooner read than mapped
 _SHARDS = 16  # folders of temporaries: enough to keep processes apart, and no litter of one for each
 #: Where temporaries are, inside the storage's folder.
 TEMPORARY_FOLDER = f"{CATALOG_FOLDER}/tmp"
-_ABANDONED = 7 * 24 * 3600.0  # seconds since a temporary was last written to
+_ABANDONED = 7 * 24 * 3600 * 1_000_000_000  # nanoseconds since a temporary was last written to
 _PATIENCE = 100  # times that a folder may vanish under us before it counts as an error
+
+
+_log = logging.getLogger("functionfuse.storage")
 
 
 class LocalPlace(Place):
@@ -49,6 +53,7 @@ class LocalPlace(Place):
         #: This process's journal for the storage.
         self.journal = journal_of(root)
         self._rooms: set[str] = set()
+        self._synced: set[tuple[str, str | None]] = set()
 
     def __reduce__(self) -> tuple[type[LocalPlace], tuple[str]]:
         return LocalPlace, (self.root,)
@@ -56,13 +61,15 @@ class LocalPlace(Place):
     def make_room(self, folder: str) -> None:
         """Make the folder of a workflow, and the storage itself if it is new."""
         try:
-            _make_folders(f"{self.root}/{folder}")
             claim_identity(self.root)
+            _make_folder(f"{self.root}/{folder}")
+            regular.make_folders(self.root, f"{TEMPORARY_FOLDER}/{_shard()}")
             if not self._rooms:
                 self.sweep()
             self._rooms.add(folder)
         except (FileExistsError, NotADirectoryError) as error:
-            message = f"{error.filename} is a file where a folder is needed: use another path"
+            path = regular.in_the_way(error.filename)
+            message = f"{path} is {regular.kind_of(path)} where a folder is needed: move it away, or use another path"
             raise StorageUnusable(error.errno, message) from error
         except NewerFormat as error:
             raise UnsupportedFormat(str(error)) from error
@@ -78,8 +85,23 @@ class LocalPlace(Place):
 
     def commit(self, change: Change) -> None:
         """Tell the journal of a change, and do it; no other event of this process is told in between."""
-        self.journal.append(change.line, change.act)
+        try:
+            self.journal.append(change.line, change.act)
+        except OSError as error:
+            if not change.frees or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._make_space(change)
+        else:
+            change.after()
+
+    def _make_space(self, change: Change) -> None:
+        """Do what cannot be told on a full disk, so that it can."""
+        change.act()
         change.after()
+        try:
+            self.journal.append(change.line)
+        except OSError as error:  # the next question finds the file gone
+            _log.warning("%s/%s/%s is removed, and its event was not recorded: %s", self.root, *change.at, error)
 
     def hand_over(self, change: Change, failed: Callable[[BaseException], BaseException]) -> None:
         """Commit a change at once: that takes less than handing it over."""
@@ -99,16 +121,15 @@ class LocalPlace(Place):
         """Return a new temporary file, to be opened, written and then published in `folder`."""
         if folder not in self._rooms:
             self.make_room(folder)
-        name = _take_name()
-        return LocalTemporary(f"{self.root}/{TEMPORARY_FOLDER}/{name}", name)
+        return LocalTemporary(self.root, _take_name())
 
     def sweep(self) -> None:
         """Delete temporaries that no writer can be writing any more: killed processes leave them."""
-        for folder, _, names in os.walk(f"{self.root}/{TEMPORARY_FOLDER}"):
+        for folder, _, names in regular.walk(f"{self.root}/{TEMPORARY_FOLDER}"):
             for name in names:
                 path = os.path.join(folder, name)
                 with suppress(FileNotFoundError):
-                    if time.time() - os.stat(path).st_mtime > _ABANDONED:
+                    if clock.now_ns(self.root) - os.lstat(path).st_mtime_ns > _ABANDONED:
                         os.unlink(path)
 
     def publish(self, temporary: LocalTemporary, folder: str, file: str) -> bool:
@@ -124,8 +145,12 @@ class LocalPlace(Place):
 
     def sync(self, folder: str) -> None:
         """Have the file system put the names of what was published in `folder` on the medium."""
-        for path in (f"{self.root}/{folder}", self.root, os.path.dirname(self.root)):
-            sync_path(path)
+        sync_path(f"{self.root}/{folder}")
+        made = folder, self.journal.segment
+        if made not in self._synced:  # what has got a folder or a segment since
+            for path in (self.root, f"{self.root}/{CATALOG_FOLDER}", f"{self.root}/{JOURNAL_FOLDER}"):
+                sync_folder(path)
+            self._synced.add(made)
 
     def path(self, folder: str, file: str) -> str:
         """Return the path of a result's file."""
@@ -137,11 +162,11 @@ class LocalPlace(Place):
 
     def exists(self, folder: str, file: str) -> bool:
         """Tell whether there is such a file."""
-        return os.access(f"{self.root}/{folder}/{file}", os.F_OK)
+        return regular.is_file(f"{self.root}/{folder}/{file}")
 
     def open(self, folder: str, file: str) -> LocalSource:
         """Open a file for reading; `FileNotFoundError` if there is none."""
-        handle = os.open(f"{self.root}/{folder}/{file}", _READ)
+        handle = regular.open_file(f"{self.root}/{folder}/{file}")
         try:
             return LocalSource(handle)
         except BaseException:
@@ -155,7 +180,7 @@ class LocalPlace(Place):
         where it is written to; it stays valid when it is removed. Unless it
         is to be mapped, it is read too.
         """
-        handle = os.open(f"{self.root}/{folder}/{file}", _READ)
+        handle = regular.open_file(f"{self.root}/{folder}/{file}")
         try:
             data = os.read(handle, _SMALL + 1)
             if len(data) > _SMALL:
@@ -166,11 +191,8 @@ class LocalPlace(Place):
 
     def files(self, folder: str) -> list[str]:
         """Return the names of all files of a workflow, in no order; hidden ones are left out."""
-        try:
-            with os.scandir(f"{self.root}/{folder}") as entries:
-                return [entry.name for entry in entries if entry.name[0] != "." and entry.is_file()]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        entries = regular.entries(f"{self.root}/{folder}")
+        return [entry.name for entry in entries if entry.name[0] != "." and entry.is_file(follow_symlinks=False)]
 
     def remove(self, folder: str, file: str) -> bool:
         """Delete a file; `FileNotFoundError` if there is none."""
@@ -183,12 +205,12 @@ class LocalPlace(Place):
             try:
                 os.rmdir(path)
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):  # the last: a link
                     raise
 
     def side_folder(self, folder: str, name: str = "") -> SideFolder:
         """Return the folder for the side files of the save called `name`; of the older format without a name."""
-        return SideFolder(f"{self.root}/{folder}/{SIDE_FOLDER}" + (f"/{name}" if name else ""))
+        return SideFolder(f"{self.root}/{folder}", SIDE_FOLDER + (f"/{name}" if name else ""))
 
 
 class LocalTemporary:
@@ -196,17 +218,18 @@ class LocalTemporary:
 
     Parameters
     ----------
-    path : str
-        Where it will be.
+    root : str
+        The storage's folder.
     name : str
         Its name, which another can have when it is gone.
     """
 
-    __slots__ = ("_handle", "_name", "_path", "_publishing")
+    __slots__ = ("_handle", "_name", "_path", "_publishing", "_root")
 
-    def __init__(self, path: str, name: str) -> None:
+    def __init__(self, root: str, name: str) -> None:
+        self._root = root
         self._handle = -1
-        self._path = path
+        self._path = f"{root}/{TEMPORARY_FOLDER}/{name}"
         self._name = name
         self._publishing = False
 
@@ -215,7 +238,7 @@ class LocalTemporary:
         try:
             self._handle = os.open(self._path, _NEW, 0o666)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            regular.make_folders(self._root, f"{TEMPORARY_FOLDER}/{os.path.dirname(self._name)}")
             self._handle = os.open(self._path, _NEW, 0o666)
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
@@ -282,7 +305,11 @@ def _take_name() -> str:
     try:
         return _free_names.pop()
     except IndexError:
-        return f"{os.getpid() % _SHARDS:x}/{os.urandom(6).hex()}"
+        return f"{_shard()}/{os.urandom(6).hex()}"
+
+
+def _shard() -> str:
+    return f"{os.getpid() % _SHARDS:x}"
 
 
 os.register_at_fork(after_in_child=_free_names.clear)
@@ -323,12 +350,15 @@ class SideFolder:
 
     Parameters
     ----------
-    path : str
-        The folder; made when the first file is written.
+    top : str
+        The folder of the workflow.
+    name : str
+        The folder's path in it; made when the first file is written.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, top: str, name: str) -> None:
+        self._top = top
+        self.path = f"{top}/{name}"
         self._digests: dict[str, tuple[int, str]] = {}  # of what was hashed as it was written
         #: What the files shall be; None where nobody can know, or wants to.
         self.expected: Expected | None = None
@@ -391,12 +421,15 @@ class SideFolder:
         path = self._inside(filename)
         if not set(mode) & set("wax"):
             try:
-                return open(path, mode)
+                if self._is_reached(path):
+                    return open(path, mode, opener=regular.open_file)
+                raise regular.NotRegular(errno.ENOENT, "its folder is gone, or a link", path)
             except FileNotFoundError as error:
-                raise SideFileMissing(f"the side file {path} is gone") from error
+                reason = f": {error.strerror}" if isinstance(error, regular.NotRegular) else ""
+                raise SideFileMissing(f"the side file {path} is gone{reason}") from error
         self._digests.pop(self._relative(path), None)
-        _make_folders(os.path.dirname(path))
-        return open(path, mode)
+        regular.make_folders(self._top, os.path.dirname(path)[len(self._top) + 1 :])
+        return open(path, mode, opener=regular.open_file)
 
     def note_digest(self, filename: str, size: int, digest: str) -> None:
         """Take note of the digest of a file that was hashed as it was written, so that it is not read again."""
@@ -405,10 +438,8 @@ class SideFolder:
     def remove(self, filename: str) -> None:
         """Delete a side file, or a folder of them; one that is gone already is no error."""
         path = self._inside(filename)
-        if os.path.isdir(path):
+        if self._is_reached(path):
             _delete_tree(path)
-        else:
-            _unlink_present(path)
 
     def files(self) -> list[SideFile]:
         """Return name, size and digest of every file in the folder, sorted by name.
@@ -416,11 +447,8 @@ class SideFolder:
         What was not hashed as it was written (HDF5 goes back and forth, others' serializers write as they like) is
         read once more, from memory: it was written just now.
         """
-        found = []
-        for folder, _, names in os.walk(self.path):
-            for name in names:
-                path = os.path.join(folder, name)
-                found.append((self._relative(path), os.path.getsize(path)))
+        paths = (os.path.join(folder, name) for folder, _, names in regular.walk(self.path) for name in names)
+        found = [(self._relative(path), os.path.getsize(path)) for path in paths if regular.is_file(path)]
         return hashed(self.path, sorted(found), self._digests)
 
     def write(self, filename: str, data: bytes) -> None:
@@ -433,8 +461,13 @@ class SideFolder:
         sync_tree(self.path)
 
     def discard(self) -> None:
-        """Delete the folder and all that is in it."""
-        _delete_tree(self.path)
+        """Delete the folder and all that is in it; a link in its place alone."""
+        if self._is_reached(self.path):
+            _delete_tree(self.path)
+
+    def _is_reached(self, path: str) -> bool:
+        """Tell whether there is the folder of a path, and no link leads out of the workflow's to it."""
+        return regular.are_folders(self._top, os.path.dirname(path)[len(self._top) + 1 :])
 
     def _relative(self, path: str) -> str:
         return path[len(self.path) + 1 :]
@@ -446,26 +479,26 @@ class SideFolder:
         return path
 
 
-def _make_folders(path: str) -> None:
-    """Make a folder and those above it, which others may be removing while they are empty."""
+def _make_folder(path: str) -> None:
+    """Make a workflow's folder, which others may be removing while it is empty; a link to one counts as one."""
     for _ in range(_PATIENCE):
         try:
-            return os.makedirs(path, exist_ok=True)
-        except FileNotFoundError:
-            continue
-        except FileExistsError:  # of a folder that is gone again, or of a file
+            return os.mkdir(path)
+        except FileExistsError:  # of a folder, of one that is gone again, or of a file
+            if os.path.isdir(path):
+                return None
             if os.path.lexists(path):
-                break
-    return os.makedirs(path, exist_ok=True)
+                raise
+    return os.mkdir(path)
 
 
 def _delete_tree(path: str) -> None:
-    """Delete a folder and what is in it, as far as that is possible.
+    """Delete a file, or a folder and what is in it, as far as that is possible; of links only themselves.
 
     `shutil.rmtree` works on descriptors, and where Ctrl-C strikes as it closes one, it closes that number again: of a
     file, perhaps, that another thread has opened meanwhile.
     """
-    for folder, folders, files in os.walk(path, topdown=False):
+    for folder, folders, files in regular.walk(path):
         for name in (*files, *folders):
             _delete(os.path.join(folder, name))
     _delete(path)
@@ -473,8 +506,7 @@ def _delete_tree(path: str) -> None:
 
 def _delete(path: str) -> None:
     with suppress(OSError):
-        is_folder = os.path.isdir(path) and not os.path.islink(path)
-        os.rmdir(path) if is_folder else os.unlink(path)
+        os.rmdir(path) if regular.is_folder(path) else os.unlink(path)
 
 
 def _unlink_present(path: str) -> None:

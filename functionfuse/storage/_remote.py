@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from catalog.declared import SideFile
 from catalog.errors import CatalogUnusable, NewerFormat
-from catalog.identity import IDENTITY_FILE, STORAGE_FORMAT, identity_in, new_identity
+from catalog.identity import IDENTITY_FILE, STORAGE_FORMAT, Identity, identity_in, new_identity
 from catalog.names import SIDE_FOLDER, candidates, from_text
 from catalog.remote import pool
 from catalog.remote.bucket import Changed, Tail, Upload, is_transient
@@ -79,13 +79,7 @@ class RemotePlace(Place):
             return
         bucket = self._location.bucket()
         try:
-            try:
-                content = bucket.get(IDENTITY_FILE)
-            except FileNotFoundError:
-                with suppress(FileExistsError):  # somebody was quicker
-                    bucket.create(IDENTITY_FILE, new_identity())
-                content = bucket.get(IDENTITY_FILE)
-            identity = identity_in(content, self.root)
+            identity = self._identity()
             if identity.format < STORAGE_FORMAT:
                 bucket.put(IDENTITY_FILE, identity.content())
         except NewerFormat as error:
@@ -94,6 +88,21 @@ class RemotePlace(Place):
 
     def require_writable(self, folder: str) -> None:
         """Do nothing: only a try can tell."""
+
+    def _identity(self) -> Identity:
+        """Return the identity of the storage, which is given one if it has none, or one that is empty or torn."""
+        bucket = self._location.bucket()
+        with suppress(FileNotFoundError):
+            found = identity_in(bucket.get(IDENTITY_FILE), self.root)
+            if found is not None:
+                return found
+            bucket.delete(IDENTITY_FILE)
+        content = new_identity()
+        with suppress(FileExistsError):  # somebody was quicker
+            bucket.create(IDENTITY_FILE, content)
+        found = identity_in(bucket.get(IDENTITY_FILE), self.root)
+        assert found is not None, f"{self.root}/{IDENTITY_FILE} was written over"
+        return found
 
     def create(self, folder: str, file: str) -> RemoteTemporary:
         """Return a new object, of which nothing is seen before it is published."""

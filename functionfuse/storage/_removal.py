@@ -133,7 +133,7 @@ def remove(
         fields += f",{record.fragment(details=_lines.details(why))}"
     line = _lines.event(Kind.REMOVE, f"{names_fields},{fields}", after=found.blob_id)
     after = partial(forget, found, registry, folder, file)
-    (commit or place.commit)(Change(at, line, lambda: place.remove(folder, file), _nothing, after))
+    (commit or place.commit)(Change(at, line, lambda: place.remove(folder, file), _nothing, after, frees=True))
 
 
 def _nothing() -> None:

@@ -1,25 +1,20 @@
-"""Putting files and folders on the medium, where a power cut does not reach them."""
+"""Putting the side files of a save on the medium."""
 
 from __future__ import annotations
 
 import os
 
-
-def sync_path(path: str) -> None:
-    """Return when a file's content, or a folder's list of names, is on the medium."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+from catalog import regular
+from catalog.sync import sync_path
 
 
 def sync_tree(path: str) -> None:
     """Return when all files and folders in a folder are on the medium, and its own name; none is no error."""
-    if not os.path.isdir(path):
+    if not regular.is_folder(path):
         return
-    for folder, _, names in os.walk(path):
+    for folder, _, names in regular.walk(path):
         for name in names:
-            sync_path(os.path.join(folder, name))
+            if regular.is_file(os.path.join(folder, name)):
+                sync_path(os.path.join(folder, name))
         sync_path(folder)
     sync_path(os.path.dirname(path))
