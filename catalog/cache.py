@@ -45,7 +45,7 @@ def cache_folder() -> str:
 
 
 def made(*names: str) -> str:
-    """Return a folder, made where it is missing; the names are joined, the first is this library's."""
+    """Return a folder, made where it is missing; its path is joined of names, the first this library's."""
     path = os.path.join(*names)
     if not os.path.isabs(path):  # without HOME, "~" stays what it is
         raise FileNotFoundError(path)

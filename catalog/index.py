@@ -440,12 +440,15 @@ def _check(connection: duckdb.DuckDBPyConnection, storage: str) -> None:
 
 @contextmanager
 def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    import duckdb
+
     _run(connection, "BEGIN")
     try:
         yield
         _run(connection, "COMMIT")
     except BaseException:
-        _run(connection, "ROLLBACK")
+        with suppress(duckdb.Error):  # a full disk has ended it already, and is the error to be told
+            _run(connection, "ROLLBACK")
         raise
 
 

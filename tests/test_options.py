@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,17 +98,24 @@ print("\\n".join(calls))
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="what a descriptor is of is told by Linux")
 def test_fsync(tmp_path: Path) -> None:
-    """With fsync=True, the file and its side files are synced before the rename, the folders above after it."""
-    kept = tmp_path / "kept"
+    """With fsync=True, the file and its side files are synced before the rename, what has got a new name after it.
+
+    The storage's identity is synced in any case, with every folder that was made for it.
+    """
+    kept = tmp_path / "deep" / "kept"
     found = {}
     for fsync in (True, False):
         run = subprocess.run(
             [sys.executable, "-c", CALLS, str(kept), str(fsync)], capture_output=True, check=True, text=True
         )
         found[fsync] = [line.removeprefix(str(tmp_path)) for line in run.stdout.split("\n")[:-1]]
+        shutil.rmtree(tmp_path / "deep")
     at = len(found[True]) - 1 - found[True][::-1].index("rename")
     before, after = found[True][:at], found[True][at + 1 :]
-    assert any(path.startswith("/kept/.catalog/tmp/") for path in before)
-    assert any(path.startswith("/kept/w/bigdata/") and path.count("/") == 5 for path in before)
-    assert after == ["/kept/w", "/kept", ""]
-    assert not any("/w" in path or "/tmp/" in path for path in found[False])
+    assert any(path.startswith("/deep/kept/.catalog/tmp/") for path in before)
+    assert any(path.startswith("/deep/kept/w/bigdata/") and path.count("/") == 6 for path in before)
+    assert after == ["/deep/kept/w", "/deep/kept", "/deep/kept/.catalog", "/deep/kept/.catalog/journal"]
+    identity = ["/deep/kept/.catalog/storage.json", "/deep/kept/.catalog", "/deep/kept"]
+    made = ["", "/deep", "/deep/kept", *identity]  # first the folder of the workflow, for the side files
+    assert before[: len(made)] == made
+    assert found[False] == [*made, "rename"]

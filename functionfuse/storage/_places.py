@@ -101,7 +101,7 @@ class LocalPlace(Place):
         try:
             self.journal.append(change.line)
         except OSError as error:  # the next question finds the file gone
-            _log.warning("%s/%s/%s is removed, and its event was not recorded: %s", self.root, *change.at, error)
+            _log.warning("%s/%s/%s is removed, and its event was not recorded: %s", self.root, *change.at, str(error))
 
     def hand_over(self, change: Change, failed: Callable[[BaseException], BaseException]) -> None:
         """Commit a change at once: that takes less than handing it over."""

@@ -122,3 +122,29 @@ def test_no_place_at_all(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(CatalogUnusable, match="neither the cache directory nor the temporary directory"):
         Catalog.open(root_of(storage), index="private").tasks()
     assert storage.read_task("w", "a") == 1
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077], ids=oct)
+def test_a_private_index_is_this_users_alone(tmp_path: Path, umask: int) -> None:
+    """Nobody else may read a private index, its lock, the memory of what is intact, or look into their folders."""
+    storage = FileStorage(tmp_path / "storage", index="private")
+    storage.save("w", "a", "a secret")
+    folder = Path(os.environ["XDG_CACHE_HOME"]) / "functionfuse"
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # as earlier versions made it
+    before = os.umask(umask)
+    try:
+        assert storage.list_tasks("w") == ["a"]
+    finally:
+        os.umask(before)
+    found = {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]}
+    assert any(name.endswith(".duckdb") for name in found)
+    assert {name: oct(mode) for name, mode in found.items() if mode & 0o077} == {}
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o770, 0o755], ids=oct)
+def test_an_index_in_a_storage_has_the_mode_of_its_folder(storage: FileStorage, mode: int) -> None:
+    """Who may write into a storage's folder may write its index, who may look into it may read it."""
+    storage.save("w", "a", 1)
+    index_of(storage).parent.chmod(mode)
+    storage.list_tasks("w")
+    assert oct(stat.S_IMODE(index_of(storage).stat().st_mode)) == oct(mode & 0o666)
