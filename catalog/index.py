@@ -269,7 +269,8 @@ class Index:
                 _delete(path)
             _make_way(path)
             refreshed = _attach_fresh(path, storage, folder)
-            cache.set_mode(path, _mode_of(path))
+            for each in (path, f"{path}.lock"):
+                cache.set_mode(each, _mode_of(path))
             attached.callback(lambda: _detach(instance()))
             if folder.is_writable():
                 _compact_some(folder.compaction(instance()), folder.root)

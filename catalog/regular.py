@@ -13,8 +13,9 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 
-from catalog.sync import make_durable
+from catalog.sync import sync_folder
 
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
 # What the system says where no file is opened: a link, or a loop of them, on the way too; a socket; a folder.
@@ -116,6 +117,40 @@ def are_folders(top: str, below: str) -> bool:
     return True
 
 
+def make_folder(path: str) -> None:
+    """Make a folder, in which its group may write whatever the umask is, if the one above it is a group's.
+
+    Parameters
+    ----------
+    path : str
+        A folder is a group's if it has the setgid bit and the group may write in it, as ``chmod g+ws`` makes it.
+
+    Raises
+    ------
+    OSError
+        As by `os.mkdir`.
+    """
+    os.mkdir(path)
+    above = os.stat(os.path.dirname(path)).st_mode
+    if above & stat.S_ISGID and above & stat.S_IWGRP:
+        with suppress(OSError):  # not every file system knows of that
+            os.chmod(path, stat.S_IMODE(_mode(path)) | stat.S_IRWXG)
+
+
+def _make_durable(path: str) -> None:
+    """Make a folder that may be there already, and those above it, each with its name on the medium."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    _make_durable(parent)
+    try:
+        make_folder(path)
+    except FileExistsError:
+        if not os.path.isdir(path):  # another process made it meanwhile
+            raise
+    sync_folder(parent)
+
+
 def make_folders(top: str, below: str) -> None:
     """Make folders, one in the other, that may be there already, and which others may be removing while they are empty.
 
@@ -137,7 +172,7 @@ def make_folders(top: str, below: str) -> None:
         try:
             return _make_folders(top, below)
         except FileNotFoundError:
-            make_durable(top)
+            _make_durable(top)
     return _make_folders(top, below)
 
 
@@ -146,7 +181,7 @@ def _make_folders(top: str, below: str) -> None:
     for name in below.split("/"):
         path = f"{path}/{name}"
         try:
-            os.mkdir(path)
+            make_folder(path)
         except FileExistsError:
             if os.path.lexists(path) and not is_folder(path):
                 message = f"there is {kind_of(path)} where the storage has a folder of its own: move it away"

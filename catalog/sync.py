@@ -25,17 +25,3 @@ def sync_folder(path: str) -> None:
     except OSError as error:
         if error.errno not in _CANNOT:
             raise
-
-
-def make_durable(path: str) -> None:
-    """Make a folder that may be there already, and those above it, each with its name on the medium."""
-    if os.path.isdir(path):
-        return
-    parent = os.path.dirname(path)
-    make_durable(parent)
-    try:
-        os.mkdir(path)
-    except FileExistsError:
-        if not os.path.isdir(path):  # another process made it meanwhile
-            raise
-    sync_folder(parent)

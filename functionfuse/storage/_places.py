@@ -483,13 +483,13 @@ def _make_folder(path: str) -> None:
     """Make a workflow's folder, which others may be removing while it is empty; a link to one counts as one."""
     for _ in range(_PATIENCE):
         try:
-            return os.mkdir(path)
+            return regular.make_folder(path)
         except FileExistsError:  # of a folder, of one that is gone again, or of a file
             if os.path.isdir(path):
                 return None
             if os.path.lexists(path):
                 raise
-    return os.mkdir(path)
+    return regular.make_folder(path)
 
 
 def _delete_tree(path: str) -> None:
