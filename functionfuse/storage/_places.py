@@ -63,7 +63,8 @@ class LocalPlace(Place):
         try:
             claim_identity(self.root)
             _make_folder(f"{self.root}/{folder}")
-            regular.make_folders(self.root, f"{TEMPORARY_FOLDER}/{_shard()}")
+            for below in (JOURNAL_FOLDER, f"{TEMPORARY_FOLDER}/{_shard()}"):
+                regular.make_folders(self.root, below)
             if not self._rooms:
                 self.sweep()
             self._rooms.add(folder)

@@ -236,7 +236,7 @@ def test_random_trees(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     whole = tmp_path / "whole"
     _populated(whole)
-    for trial in range(25):
+    for trial in range(12):
         theirs = their_folder(tmp_path / f"theirs {trial}")
         place = tmp_path / f"storage {trial}"
         shutil.copytree(whole, place)
