@@ -13,7 +13,7 @@ import pandas as pd
 from measuring import Times, milliseconds, show
 
 from catalog import intact
-from catalog.declared import SideFile
+from catalog.format.record import SideFile
 from functionfuse.storage import _places
 from functionfuse.storage.filestorage import FileStorage
 

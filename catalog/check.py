@@ -16,7 +16,6 @@ from functools import partial
 from itertools import product
 
 from catalog import sides
-from catalog.declared import count_declared
 from catalog.errors import InvalidQuestion
 from catalog.examine import Examined, examine
 from catalog.folder import Folder
@@ -47,7 +46,7 @@ class Check:
         self._index = index
         self._folder = folder
         self._upkeep = folder.upkeep()
-        self._counts = {"workflows": 0, "results": 0, "side_files": 0, "size": 0, "unhashed": 0}
+        self._counts = {"workflows": 0, "results": 0, "side_files": 0, "size": 0, "unhashed": 0, "torn": 0}
 
     def run(self, pattern: str) -> tuple[dict[str, int], list[Suspicion]]:
         """Return what was looked at, and the confirmed suspicions, of the workflows that match a glob."""
@@ -70,7 +69,8 @@ class Check:
 
     def _places(self) -> tuple[set[str], dict[str, list[str]]]:
         """Return the folders that there are, and those of every workflow that there is, or was."""
-        with self._index.question() as (connection, _):
+        with self._index.question() as (connection, refreshed):
+            self._counts["torn"] = refreshed.torn
             rows = connection.execute("SELECT DISTINCT workflow FROM history WHERE workflow IS NOT NULL").fetchall()
         places = {name: list(candidates(from_text(name))) for (name,) in rows}
         known = {folder for folders in places.values() for folder in folders}
@@ -118,7 +118,7 @@ class Check:
         if seen is not None and seen.kind != "stranger":
             self._counts["results"] += 1
             self._counts["size"] += seen.size
-            self._counts["side_files"] += count_declared(seen.record)
+            self._counts["side_files"] += seen.found.record.side_count if seen.found else 0
 
     def _ask(self, workflow: str) -> tuple[dict[str, Row], dict[str, str]]:
         """Return what the catalog lists of a workflow, and ids of what should be there by its history."""
@@ -168,9 +168,9 @@ class _Look:
         self._note(at, seen)
         kind, reason = seen.kind, seen.reason
         task = None if kind == "stranger" else to_text(_name(at[1]))
-        if task is not None and kind == "result":
-            self.owners.add(seen.record["blob_id"])
-            task = seen.record["task"]
+        if seen.found is not None:
+            self.owners.add(seen.found.record.blob_id)
+            task = seen.found.record.task
             hidden = encode(from_text(task)) != at[1] and (at[0], encode(from_text(task))) in self.files
             kind = "strangers" if hidden else "unlisted"
             reason = "another file of this name hides it" if hidden else "the catalog does not list it"
@@ -198,9 +198,9 @@ class _Look:
         return Suspicion(_PLURALS.get(kind, kind), finding, path, row, seen.stamp if seen else None)
 
     def _side_faults(self, task: str | None, at: Place, seen: Examined, row: Row | None) -> list[Suspicion]:
-        if seen.kind != "result":
+        if seen.found is None:
             return []
-        found, size, unhashed = sides.examine(self.upkeep, at[0], seen.record, self.side_folders)
+        found, size, unhashed = sides.examine(self.upkeep, at[0], seen.found.record, self.side_folders)
         self.size += size
         self.unhashed += unhashed
         owner = "" if task is None else f"; it belongs to task {from_text(task)!r}"
@@ -228,14 +228,14 @@ def _judge(row: Row, seen: Examined) -> tuple[str, str]:
     """Return the kind of what is wrong with a listed file, and why; empty if nothing is."""
     if seen.kind == "stranger":
         return "damaged", f"{seen.reason}: it was cut short or overwritten"
-    if seen.kind != "result":
+    if seen.found is None:
         return seen.kind, seen.reason
-    record = seen.record
-    if row.blob_id != record["blob_id"]:
-        return "unlisted", f"the catalog lists the blob {row.blob_id}, there is {record['blob_id']}"
-    for what, listed in (("size", row.size), ("checksum", row.checksum)):
-        if listed not in (None, record[what]):
-            return "differing", f"its {what} is {record[what]}, the catalog says {listed}"
+    record = seen.found.record
+    if row.blob_id != record.blob_id:
+        return "unlisted", f"the catalog lists the blob {row.blob_id}, there is {record.blob_id}"
+    for what, listed, said in (("size", row.size, seen.found.size), ("checksum", row.checksum, record.checksum)):
+        if listed not in (None, said):
+            return "differing", f"its {what} is {said}, the catalog says {listed}"
     return "", ""
 
 

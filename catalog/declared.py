@@ -9,14 +9,13 @@ footer has the digest of the list, ``side_digest``: who trusts the footer can tr
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import xxhash
 
-from catalog.names import from_text, to_text
+from catalog.format.record import Record, SideFile, parsed, side_file
+from catalog.names import to_text
 from catalog.record import fragment
 
 #: Side files that a footer lists itself.
@@ -29,24 +28,6 @@ _ALGORITHM = "xxh3:"
 
 class DamagedList(ValueError):
     """The list of side files is not the one that was written."""
-
-
-class SideFile(NamedTuple):
-    """A side file as it is declared.
-
-    Attributes
-    ----------
-    name : str
-        Relative to the folder of the blob's side files.
-    size : int
-        Bytes.
-    digest : str or None
-        Of its bytes; None where it was not known when the blob was written, or the blob's format had none.
-    """
-
-    name: str
-    size: int
-    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,17 +100,12 @@ def declare(files: Sequence[SideFile], blob_id: str) -> Declaration:
     return Declaration(f"{about},{digest}", size + len(content), name, content)
 
 
-def declares_any(record: Mapping[str, Any]) -> bool:
-    """Tell whether a record declares side files."""
-    return bool(record.get("side_files") or record.get("side_list"))
-
-
-def declared(record: Mapping[str, Any], read: Callable[[str], bytes]) -> list[SideFile]:
+def declared(record: Record, read: Callable[[str], bytes]) -> list[SideFile]:
     """Return the side files that a record declares, the file with their list among them.
 
     Parameters
     ----------
-    record : mapping
+    record : Record
         What a blob says of itself.
     read : callable
         Returns the bytes of a side file; called only where the list is in a file.
@@ -146,21 +122,14 @@ def declared(record: Mapping[str, Any], read: Callable[[str], bytes]) -> list[Si
     DamagedList
         If the list is damaged.
     """
-    about = record.get("side_list")
-    if not about:
-        return _files(record.get("side_files") or ())
-    content = read(about["name"])
-    if digest_of(content) != record.get("side_digest"):
+    about = record.side_list
+    if about is None:
+        return list(record.side_files)
+    content = read(about.name)
+    if digest_of(content) != record.side_digest:
         raise DamagedList("the list of its side files is damaged: its checksum is wrong")
-    listed = _files(json.loads(line) for line in content.splitlines())
-    return [*listed, SideFile(about["name"], int(about["size"]), record["side_digest"])]
-
-
-def _files(objects: Iterable[Mapping[str, Any]]) -> list[SideFile]:
-    return [SideFile(from_text(each["name"]), int(each["size"]), each.get("digest")) for each in objects]
-
-
-def count_declared(record: Mapping[str, Any]) -> int:
-    """Return the number of side files that a record declares, with the list's."""
-    about = record.get("side_list")
-    return int(about["files"]) + 1 if about else len(record.get("side_files") or ())
+    try:
+        listed = [side_file(parsed(line)) for line in content.splitlines()]
+    except ValueError as error:
+        raise DamagedList(f"the list of its side files is damaged: {error}") from error
+    return [*listed, SideFile(about.name, about.size, record.side_digest)]

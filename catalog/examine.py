@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import xxhash
 
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
-from catalog.folder import Unreadable, found_in
+from catalog.folder import Found, Unreadable, found_in
 from catalog.record import Footer, footer_from
 from catalog.upkeep import CannotBeRead, Stamp, Upkeep, Whole
 
@@ -32,15 +30,15 @@ class Examined:
         Bytes.
     reason : str
         What is wrong.
-    record : mapping
-        What the journal has of it, or would have; only of a result.
+    found : Found or None
+        What it says of itself; only of a result.
     """
 
     kind: str
     stamp: Stamp
     size: int = 0
     reason: str = ""
-    record: Mapping[str, Any] = field(default_factory=dict)
+    found: Found | None = None
 
 
 def examine(upkeep: Upkeep, folder: str, file: str) -> Examined | None:
@@ -70,7 +68,10 @@ def examine(upkeep: Upkeep, folder: str, file: str) -> Examined | None:
 def _examine(opened: Whole, folder: str, file: str) -> Examined:
     try:
         footer = footer_from(opened.tail, opened.size)
-        return _judged(opened, folder, file, _fault_of_body(opened, footer))
+        fault = _fault_of_body(opened, footer)
+        if not fault:
+            _ = footer.record  # `DamagedFooter` if it is invalid
+        return _judged(opened, folder, file, fault)
     except NotABlob:
         return _examine_older(opened, folder, file)
     except DamagedFooter as error:
@@ -82,7 +83,7 @@ def _examine(opened: Whole, folder: str, file: str) -> Examined:
 def _judged(opened: Whole, folder: str, file: str, fault: str) -> Examined:
     if fault:
         return _examined("damaged", opened, fault)
-    return Examined("result", opened.stamp, opened.size, record=json.loads(found_in(opened, folder, file).line))
+    return Examined("result", opened.stamp, opened.size, found=found_in(opened, folder, file))
 
 
 def _examined(kind: str, opened: Whole, reason: str) -> Examined:

@@ -8,13 +8,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
 from catalog import ids
 from catalog.errors import DamagedFooter, NotABlob
+from catalog.format.record import Record
 from catalog.names import candidates, decode, from_text, to_text
-from catalog.record import footer_from, logical_size_of, size_of, utc_text
+from catalog.record import footer_from, utc_text
 
 if TYPE_CHECKING:
     import duckdb
@@ -36,6 +37,12 @@ class Found:
     ----------
     event_id : str
         The id of the save that put it there: the blob's, unless it was moved or copied to another name by hand.
+    record : Record
+        What its footer says, under the names by which it goes; of the older format the little that there is.
+    format : int
+        Version of the blob's format; 0 is the older one.
+    size : int
+        Bytes that it takes, side files included.
     line : str
         The line that the journal has of it, or would have.
     is_named : bool
@@ -43,6 +50,9 @@ class Found:
     """
 
     event_id: str
+    record: Record
+    format: int
+    size: int
     line: str
     is_named: bool = False
 
@@ -243,7 +253,7 @@ class Folder(ABC):
             found = self.look_at(folder, file)
         except Unreadable:
             return None
-        return str(json.loads(found.line)["blob_id"]) if found else None
+        return found.record.blob_id if found else None
 
 
 def attempt(look: Callable[[Any], Found | None], item: Any) -> Found | Unreadable | None:
@@ -334,27 +344,25 @@ def found_in(opened: File, folder: str, file: str) -> Found:
     size = opened.size
     try:
         footer = footer_from(opened.tail, size)
+        record = footer.record
     except NotABlob:
         return _found_older(opened, folder, file)
     except DamagedFooter as error:
         raise Unreadable from error
-    record = footer.record
-    whole = size_of(size, record)
-    sizes = {"size": whole, "logical_size": logical_size_of(whole, record)}
-    line = {"event": "save", "format": footer.format, **sizes, **record}
+    whole = size + record.side_size
+    own = {"event": "save", "format": footer.format, "size": whole, "logical_size": whole + record.saved_by_packing}
+    members = {**record, **own}
+    for name in ("event_id", "time"):  # an event's own, no record's
+        members.pop(name, None)
     workflow, task = decode(folder), decode(file)
-    if workflow not in (None, from_text(record["workflow"])) or task not in (None, from_text(record["task"])):
-        return _moved(line, folder, file)
-    return Found(record["blob_id"], json.dumps(line), is_named=True)
-
-
-def _moved(line: dict[str, Any], folder: str, file: str) -> Found:
-    """Return what is known of a blob that stands under another name than it was saved under: where it is, counts."""
-    blob_id = line["blob_id"]
-    milliseconds = int(blob_id.replace("-", "")[:12], 16)
-    event_id = ids.id_at(milliseconds, _digest(folder, file, blob_id.encode()))
-    line |= {"event_id": event_id, "workflow": _name(folder, line["workflow"]), "task": _name(file, line["task"])}
-    return Found(event_id, json.dumps(line))
+    if workflow in (None, from_text(record.workflow)) and task in (None, from_text(record.task)):
+        return Found(record.blob_id, record, footer.format, whole, json.dumps(members), is_named=True)
+    # It stands under another name than it was saved under: where it is, counts.
+    workflow, task = _name(folder, record.workflow), _name(file, record.task)
+    milliseconds = int(record.blob_id.replace("-", "")[:12], 16)
+    event_id = ids.id_at(milliseconds, _digest(folder, file, record.blob_id.encode()))
+    line = json.dumps({**members, "event_id": event_id, "workflow": workflow, "task": task})
+    return Found(event_id, replace(record, workflow=workflow, task=task), footer.format, whole, line)
 
 
 def _name(file_name: str, otherwise: str) -> str:
@@ -375,7 +383,7 @@ def _found_older(opened: File, folder: str, file: str) -> Found:
     checksum = tail[1:]
     modified = max(0, opened.modified_ns)  # an id tells of no time before 1970
     blob_id = ids.id_at(modified // 1_000_000, _digest(folder, file, checksum))
-    line = {
+    line: dict[str, Any] = {
         "event": "save",
         "format": 0,
         "size": opened.size,
@@ -386,4 +394,5 @@ def _found_older(opened: File, folder: str, file: str) -> Found:
         "checksum": f"sha1:{checksum.hex()}",
         "serializers": ["pickle"],
     }
-    return Found(blob_id, json.dumps(line))
+    record = Record(line, blob_id, line["workflow"], line["task"], ("pickle",), line["checksum"])
+    return Found(blob_id, record, 0, opened.size, json.dumps(line))

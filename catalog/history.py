@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalog.lines import Part, table_of
 from catalog.names import encode, from_text
-from catalog.schema import BATCH, names_of, select_batch
+from catalog.schema import BATCH, names_of, select_batch, select_valid
 
 if TYPE_CHECKING:
     import duckdb
@@ -96,9 +96,9 @@ class History:
     def batch_of_table(self, table: pa.Table) -> None:
         """Make the batch of rows of a compacted part of the journal, but those behind their segments' watermarks."""
         _functionfuse_rows = table  # DuckDB finds it by its name: see `catalog.lines.table_of`
-        columns = ", ".join(f'compacted."{column.name}"::{column.type} AS "{column.name}"' for column in BATCH)
         self._connection.execute(
-            f"""CREATE OR REPLACE TEMP TABLE batch AS SELECT {columns} FROM _functionfuse_rows compacted
+            f"""CREATE OR REPLACE TEMP TABLE batch AS
+            SELECT {COLUMNS} FROM ({select_valid("_functionfuse_rows")}) compacted
             LEFT JOIN (SELECT name, lines FROM segments) ON name = segment WHERE position > coalesce(lines, 0)"""
         ).fetchall()
 
@@ -192,7 +192,7 @@ class History:
     def confirm(self, table: pa.Table) -> list[tuple[str, str]]:
         """Take the events in compacted rows to have come true; returns as `close` does."""
         _functionfuse_rows = table  # DuckDB finds it by its name: see `catalog.lines.table_of`
-        ids = "SELECT event_id::UUID FROM _functionfuse_rows"
+        ids = "SELECT TRY_CAST(event_id AS UUID) FROM _functionfuse_rows"
         return self._connection.execute(
             f"DELETE FROM pending WHERE event_id IN ({ids}) RETURNING workflow, task"
         ).fetchall()

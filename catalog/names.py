@@ -25,9 +25,11 @@ _ESCAPE = re.compile(rb"%([0-9A-F]{2})")
 _CUT = "%~"  # never part of an encoding: "%" is always followed by two hexadecimal digits
 _IS_CUT = re.compile(rf"{_CUT}[0-9a-f]{{32}}\Z").search
 
-_MARK = "\U0010f8ff"
-_UNTEXT = re.compile(f"[\ud800-\udfff{_MARK}]")
-_TEXT = re.compile(f"{_MARK}([0-9a-f]{{6}})")
+#: What begins an escape in names as text, and a pattern of what follows it: lone surrogates, and the mark itself.
+MARK = "\U0010f8ff"
+MARKED = "00d[89a-f][0-9a-f]{2}|10f8ff"
+_UNTEXT = re.compile(f"[\ud800-\udfff{MARK}]")
+_TEXT = re.compile(f"{MARK}({MARKED})")
 
 
 def encode(name: str) -> str:
@@ -94,12 +96,12 @@ def to_text(name: str) -> str:
     """
     if name.isascii() or not _UNTEXT.search(name):
         return name
-    return _UNTEXT.sub(lambda match: f"{_MARK}{ord(match[0]):06x}", name)
+    return _UNTEXT.sub(lambda match: f"{MARK}{ord(match[0]):06x}", name)
 
 
 def from_text(text: str) -> str:
-    """Return the string that `to_text` was given."""
-    return _TEXT.sub(lambda match: chr(int(match[1], 16)), text) if _MARK in text else text
+    """Return the string that `to_text` was given; what it never makes stands for itself."""
+    return _TEXT.sub(lambda match: chr(int(match[1], 16)), text) if MARK in text else text
 
 
 def _percent(match: re.Match[str]) -> str:

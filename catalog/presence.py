@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import islice
 
 from catalog.examine import examine
@@ -41,7 +40,7 @@ def _is_result(folder: Folder, name: str, file: str) -> bool:
         return False
     if found is None:
         return False
-    if json.loads(found.line)["format"]:
+    if found.format:
         return True
     # The catalog takes whatever looks like an older result; in a foreign folder of pickles that happens by chance.
     examined = examine(folder.upkeep(), name, file)

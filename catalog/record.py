@@ -28,9 +28,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from json.encoder import encode_basestring_ascii
 from typing import Any
@@ -38,6 +39,8 @@ from typing import Any
 import xxhash
 
 from catalog.errors import DamagedFooter, LongerFooter, NewerFormat, NotABlob
+from catalog.format.record import Record, decode
+from catalog.ids import is_id
 from catalog.kinds import Kind
 from catalog.names import to_text
 
@@ -52,6 +55,7 @@ _SEALED = struct.Struct("<16sIHH")
 _SEAL = struct.Struct("<Q8s")
 _SEAL_SIZE = _SEAL.size
 
+_ID = re.compile(rb'\{"blob_id": ?"([0-9a-f-]{36})"').match
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
 
 
@@ -79,15 +83,25 @@ class Footer:
         self.plain = plain
         self.format = format
 
-    @property
+    @cached_property
     def blob_id(self) -> str:
-        """The id of the blob, which stands first in every footer."""
-        return self.text[12:48].decode("ascii")
+        """The id of the blob, which stands first in every footer that this package writes."""
+        first = _ID(self.text)
+        blob_id = first[1].decode() if first else ""
+        return blob_id if is_id(blob_id) else self.record.blob_id
 
     @cached_property
-    def record(self) -> dict[str, Any]:
-        """The JSON object, parsed; its keys are columns of the catalog. Parsed on use: most reads need none of it."""
-        return dict(json.loads(self.text))
+    def record(self) -> Record:
+        """The JSON object, typed; `DamagedFooter` if it is invalid. Decoded on use: most reads need only the id."""
+        return decode(self.text, self.body_size, self.plain)
+
+    @property
+    def known(self) -> Record | None:
+        """The record; None if it is invalid, so that nothing is known."""
+        try:
+            return self.record
+        except DamagedFooter:
+            return None
 
 
 def close_blob(record: str, body_checksum: bytes, plain: bool) -> bytes:
@@ -136,7 +150,7 @@ def read_footer(tail: bytes | memoryview, size: int) -> Footer:
     LongerFooter
         If the footer begins before the bytes that were given.
     DamagedFooter
-        If footer or trailer are not as they were written.
+        If footer or trailer are not as they were written, or the blob has no valid id.
     """
     if len(tail) < TRAILER_SIZE or tail[-8:] != MAGIC:
         raise NotABlob("the bytes do not end in a blob's trailer")
@@ -151,7 +165,9 @@ def read_footer(tail: bytes | memoryview, size: int) -> Footer:
         raise DamagedFooter("the footer's checksum is wrong")
     if version > FORMAT:  # not damage, which might claim any version
         raise NewerFormat(f"the blob has format {version}, this version reads up to {FORMAT}: install a newer one")
-    return Footer(sealed[:footer_size], size - span, checksum, bool(flags & PLAIN), version)
+    footer = Footer(sealed[:footer_size], size - span, checksum, bool(flags & PLAIN), version)
+    _ = footer.blob_id  # checked even where nothing else is needed: a wrong id spoils more than its own blob
+    return footer
 
 
 def fragment(**fields: Any) -> str:
@@ -251,21 +267,6 @@ def _python() -> str:
     import platform
 
     return platform.python_version()
-
-
-def size_of(file_size: int, record: Mapping[str, Any]) -> int:
-    """Return the bytes that a result takes: its blob and the side files that it declares."""
-    return file_size + sum(int(side["size"]) for side in record.get("side_files") or ()) + _listed_apart(record)
-
-
-def _listed_apart(record: Mapping[str, Any]) -> int:
-    about = record.get("side_list")  # where there are too many for the footer
-    return int(about["size"]) + int(about["bytes"]) if about else 0
-
-
-def logical_size_of(size: int, record: Mapping[str, Any]) -> int:
-    """Return the bytes that a result of `size` bytes would take if its buffers were not compressed."""
-    return size + sum(int(place[2]) - int(place[1]) for place in record.get("buffers") or () if len(place) > 2)
 
 
 def footer_from(read_tail: Callable[[int], bytes], size: int) -> Footer:

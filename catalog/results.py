@@ -8,16 +8,15 @@ read, and of a large one only the columns and row groups that are asked for are.
 
 from __future__ import annotations
 
-import json
-import os.path
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from catalog.declared import DamagedList, SideFile, declared
+from catalog.declared import DamagedList, declared
 from catalog.errors import InvalidQuestion
 from catalog.folder import Folder, Unreadable
+from catalog.format.record import Record, SideFile
 from catalog.intact import fault_of
 from catalog.names import candidates, from_text
 from catalog.regular import open_file
@@ -126,7 +125,7 @@ class _Result:
         """Return the paths of the Parquet files, in the order of the table's parts, until the stack is closed."""
         folder, record = self._record()
         while True:
-            side = side_path(folder, record["blob_id"])
+            side = side_path(folder, record.blob_id)
             try:
                 parts = self._parts(record, side)
                 paths = stack.enter_context(self._storage.fetched(side, [part.name for part in parts]))
@@ -136,7 +135,7 @@ class _Result:
                 raise self._elsewhere() from None
             except FileNotFoundError as error:
                 before, (folder, record) = record, self._record()
-                if record["blob_id"] == before["blob_id"]:  # it was not overwritten meanwhile
+                if record.blob_id == before.blob_id:  # it was not overwritten meanwhile
                     what = f"its file {error} is gone; remove the task and run it again"
                     raise InvalidQuestion(f"{self._table}: {what}") from None
 
@@ -151,7 +150,7 @@ class _Result:
     def _damaged(self, what: str) -> InvalidQuestion:
         return InvalidQuestion(f"{self._table}: {what}; remove the task and run it again")
 
-    def _record(self) -> tuple[str, Mapping[str, Any]]:
+    def _record(self) -> tuple[str, Record]:
         """Return the workflow's folder, and what the result says of itself."""
         workflow, task = self._names
         for folder in candidates(workflow) if workflow and task else ():
@@ -161,17 +160,17 @@ class _Result:
                 except Unreadable as error:
                     raise InvalidQuestion(f"{self._table} cannot be read: {error.__cause__ or error}") from error
                 if found is not None:
-                    return folder, json.loads(found.line)
+                    return folder, found.record
         raise InvalidQuestion(f"{self._table}: nothing is stored under these names")
 
-    def _parts(self, record: Mapping[str, Any], side: str) -> Sequence[SideFile]:
+    def _parts(self, record: Record, side: str) -> Sequence[SideFile]:
         try:
             files = declared(record, lambda name: content_of(self._storage.upkeep(), f"{side}/{name}"))
         except (DamagedList, CannotBeRead) as error:
             raise self._damaged(str(error)) from error
         parts = sorted(file for file in files if file.name.endswith(_SUFFIX))
         if not parts:
-            written = ", ".join(record["serializers"])
+            written = ", ".join(record.serializers)
             raise InvalidQuestion(
                 f"{self._table} is no table, it was saved by {written}: call storage.register_default_serializers() "
                 "and save a data frame of pandas, Polars or Dask, or an Arrow table"
@@ -182,8 +181,6 @@ class _Result:
             raise InvalidQuestion(f"{self._table}: {what}")
         if len(named) > 1:
             raise InvalidQuestion(f"{self._table} holds several tables: save each as a task of its own")
-        if any(os.path.normpath(f"/{part.name}") != f"/{part.name}" for part in parts):
-            raise self._elsewhere()
         return parts
 
     def _elsewhere(self) -> InvalidQuestion:

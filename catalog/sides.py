@@ -7,19 +7,18 @@ says, and the catalog unpickles nothing.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from catalog.declared import DamagedList, Digest, declared, declares_any, is_known
+from catalog.declared import DamagedList, Digest, declared, is_known
+from catalog.format.record import Record
+from catalog.ids import is_id
 from catalog.names import SIDE_FOLDER
 from catalog.upkeep import CannotBeRead, Upkeep, Whole
 
 #: Seconds for which nothing may have changed in a side folder that no running save can own any more.
 QUIET = 3600.0
-
-_BLOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 
 
 def side_path(folder: str, *parts: str) -> str:
@@ -29,7 +28,7 @@ def side_path(folder: str, *parts: str) -> str:
 
 def entries(upkeep: Upkeep, folders: Iterable[str]) -> set[tuple[str, str]]:
     """Return workflow's folder and blob's id of every side folder."""
-    return {(folder, name) for folder in folders for name in upkeep.side_folders(folder) if _BLOB_ID(name)}
+    return {(folder, name) for folder in folders for name in upkeep.side_folders(folder) if is_id(name)}
 
 
 class Examination(NamedTuple):
@@ -50,7 +49,7 @@ class Examination(NamedTuple):
     unhashed: int = 0
 
 
-def examine(upkeep: Upkeep, folder: str, record: Mapping[str, Any], folders: set[tuple[str, str]]) -> Examination:
+def examine(upkeep: Upkeep, folder: str, record: Record, folders: set[tuple[str, str]]) -> Examination:
     """Hold the side files of a result against what it declares.
 
     Parameters
@@ -59,7 +58,7 @@ def examine(upkeep: Upkeep, folder: str, record: Mapping[str, Any], folders: set
         The storage's.
     folder : str
         The workflow's folder.
-    record : mapping
+    record : Record
         What the result says of itself.
     folders : set of (str, str)
         The side folders that there are, from `entries`.
@@ -69,10 +68,9 @@ def examine(upkeep: Upkeep, folder: str, record: Mapping[str, Any], folders: set
     Examination
         Without faults if all is well.
     """
-    blob_id = record["blob_id"]
-    if not declares_any(record) and (folder, blob_id) not in folders:
+    if not record.side_count and (folder, record.blob_id) not in folders:
         return Examination([])
-    side = partial(side_path, folder, blob_id)
+    side = partial(side_path, folder, record.blob_id)
     try:
         files = declared(record, lambda name: content_of(upkeep, side(name)))
     except FileNotFoundError:
@@ -97,8 +95,9 @@ def examine(upkeep: Upkeep, folder: str, record: Mapping[str, Any], folders: set
     return Examination([(kind, side(name), reason) for kind, name, reason in found], size, unhashed)
 
 
-def _of_list(kind: str, record: Mapping[str, Any], side: Callable[[str], str], reason: str) -> Examination:
-    return Examination([(kind, side(record["side_list"]["name"]), reason)])
+def _of_list(kind: str, record: Record, side: Callable[[str], str], reason: str) -> Examination:
+    assert record.side_list is not None, "only a list is read"
+    return Examination([(kind, side(record.side_list.name), reason)])
 
 
 def content_of(upkeep: Upkeep, path: str) -> bytes:

@@ -53,6 +53,9 @@ class Verification:
     unhashed : int
         Side files that have no digest, of which only the size was checked: of blobs of formats 1 and 2, and what a
         serializer wrote to a bucket past this package.
+    torn : int
+        Lines of the journal that are no events: torn by a crash, or damaged. They are left out, and no fault of the
+        results.
     missing : tuple of Finding
         Results that were saved and never removed, and whose file is gone.
     unlisted : tuple of Finding
@@ -76,6 +79,7 @@ class Verification:
     side_files: int
     size: int
     unhashed: int = 0
+    torn: int = 0
     missing: tuple[Finding, ...] = ()
     unlisted: tuple[Finding, ...] = ()
     damaged: tuple[Finding, ...] = ()
@@ -95,6 +99,7 @@ class Verification:
         counted = f"{self.results} results in {self.workflows} workflows, {self.side_files} side files"
         counted += f" ({self.unhashed} without a digest)" if self.unhashed else ""
         lines = [f"{'ok' if self.ok else 'faults found'}: {counted}, {self.size} bytes read"]
+        lines += [f"lines of the journal that are no events: {self.torn}"] if self.torn else []
         for kind in KINDS:
             findings: tuple[Finding, ...] = getattr(self, kind)
             lines += [f"{kind}: {len(findings)}"] if findings else []

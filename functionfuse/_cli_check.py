@@ -44,6 +44,7 @@ def verify(context: click.Context, storage: str, workflow: str, repair: bool, fo
             counted(report.side_files, "side file")
             + (f" ({report.unhashed} without a digest)" if report.unhashed else ""),
             f"{human_size(report.size)} read",
+            *([f"{counted(report.torn, 'line')} of the journal torn or damaged"] if report.torn else []),
         )
     )
     say(f"{'ok' if report.ok else 'faults found'}: {looked}")

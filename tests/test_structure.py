@@ -44,7 +44,15 @@ FLOORS = (
 
 # What storage and catalog share lives in the lower of the two; the rest of the catalog is for those who ask questions.
 # A place also knows where the journal's lines and the storage's identity go.
-SHARED = {"catalog.errors", "catalog.identity", "catalog.ids", "catalog.journal", "catalog.names", "catalog.record"}
+SHARED = {
+    "catalog.errors",
+    "catalog.format.record",
+    "catalog.identity",
+    "catalog.ids",
+    "catalog.journal",
+    "catalog.names",
+    "catalog.record",
+}
 # Both reach a remote storage in the same way, by one connection.
 # What a blob declares of its side files, kinds of events, and whether a side file is still what was written.
 SHARED |= {"catalog.declared", "catalog.intact", "catalog.kinds"}

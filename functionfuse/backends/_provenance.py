@@ -20,7 +20,7 @@ from functionfuse._arguments import nodes_in, role_of
 from functionfuse.backends._stale import NOT_GIVEN, Input
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.fingerprint import SCHEME, comparable, of_function, of_value
-from functionfuse.storage.base import Footer, quote
+from functionfuse.storage.base import Footer, Record, quote
 from functionfuse.workflow import Item, Node, StandIn
 
 #: Bytecode differs between versions of Python, so that lineages can only be compared within one.
@@ -71,7 +71,7 @@ class Provenance:
         """Take note of a stored result that is used, stale or not: its lineage goes on to what is computed from it."""
         self.know_blob(node, footer.blob_id)
         if not self._agrees(node, footer):
-            lineage = footer.record.get("lineage")
+            lineage = footer.known and footer.known.lineage
             if lineage and comparable(lineage, self._lineages[node]) and not self._is_lineage_of(node, lineage):
                 self._inherited[node] = lineage
 
@@ -105,7 +105,7 @@ class Provenance:
             return None
         if self._agrees(node, footer) and not self._others_changed(node, footer):
             return None
-        return self._difference(node, footer.record) if "lineage" in footer.record else None
+        return self._difference(node, footer.known) if footer.known and "lineage" in footer.known else None
 
     def _agrees(self, node: Node, footer: Footer) -> bool:
         """Tell whether code and lineage are those of the node."""
@@ -117,16 +117,16 @@ class Provenance:
         self._agreeing.add(node)
         return True
 
-    def _difference(self, node: Node, record: dict[str, Any]) -> str | None:
+    def _difference(self, node: Node, record: Record) -> str | None:
         """Return all that is known to differ, in one line."""
         code = self._code(node)[0]
         changes = []
-        if comparable(code, record["code_fingerprint"]) and code != record["code_fingerprint"]:
+        if comparable(code, record.code_fingerprint) and code != record.code_fingerprint:
             changes.append("its function has changed")
         inputs = self._compared(node, record)
         changes += [said for each in inputs if (said := each.change())]
-        lineage = self._lineages[node]
-        if not changes and comparable(lineage, record["lineage"]) and not self._is_lineage_of(node, record["lineage"]):
+        before = record.lineage or ""
+        if not changes and comparable(self._lineages[node], before or None) and not self._is_lineage_of(node, before):
             # As something is known to differ, what nobody could be sure of is the likely reason.
             changes += [said for each in inputs if (said := each.likely_change())]
             if not changes and node.parents:
@@ -135,9 +135,10 @@ class Provenance:
                 changes.append("its arguments were passed in another way")
         return ", ".join(changes) or None
 
-    def _compared(self, node: Node, record: dict[str, Any]) -> list[Input]:
-        before, now, values = record["inputs"], dict(self._inputs(node)), dict(self._named(node))
-        others = {parent.get_name() for parent in node.parents} - set(record["parents"])
+    def _compared(self, node: Node, record: Record) -> list[Input]:
+        now, values = dict(self._inputs(node)), dict(self._named(node))
+        before = now if record.inputs is None else record.inputs
+        others = {parent.get_name() for parent in node.parents}.difference(record.get("parents") or ())
         names = sorted({**before, **now})
         return [
             Input(name, before.get(name, NOT_GIVEN), now.get(name, NOT_GIVEN), values.get(name), others)

@@ -178,7 +178,7 @@ class RayRun(Run):
         if len(group) > 1 and self._storage is not None and not self._routed:
             with nothing_hidden("where a worker died could not be looked up"):
                 footers = self._storage.footers(self._name, [node.get_name() for node in group])
-                saved = [footer is not None and footer.record.get("run_id") == self.run_id for footer in footers]
+                saved = [bool(footer and footer.known and footer.known.run_id == self.run_id) for footer in footers]
                 return tuple(node for node, is_saved in zip(group, saved, strict=True) if not is_saved)[:1] or group
         return group
 

@@ -208,7 +208,8 @@ class Run(ABC):
         outdated = {}
         for node in plan.restore & self._footers.keys():
             reason = self._provenance.staleness(node, self._footers[node])
-            if reason is None and "lineage" in self._footers[node].record and not computed.isdisjoint(node.parents):
+            known = self._footers[node].known
+            if reason is None and known and "lineage" in known and not computed.isdisjoint(node.parents):
                 reason = "a result that it was computed from is computed anew"
             if reason is not None:
                 outdated[node] = reason

@@ -17,6 +17,7 @@ import xxhash
 
 from catalog.declared import Declaration, declare
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
+from catalog.format.record import BufferPlace, Record
 from catalog.record import Footer, footer_from, fragment, read_footer
 from functionfuse.errors import InvalidPickle, UnsupportedFormat
 from functionfuse.storage._compression import CODEC, Buffer, Packed, Packing, pieces, unpacked
@@ -285,37 +286,37 @@ def read_blob(data: memoryview, verify: bool = True) -> Blob:
     InvalidPickle
         If the bytes are not what was saved.
     UnsupportedFormat
-        If a newer version wrote them.
+        If a newer version wrote them, or a buffer is compressed in a way that this one does not know.
     """
     try:
         footer = read_footer(data, len(data))
+        body = data[: footer.body_size]
+        if verify and xxhash.xxh3_128_digest(body) != footer.body_checksum:
+            raise InvalidPickle("the checksum of the body is wrong")
+        # All of a plain blob is the stream: its record, which takes as long as all the rest, is not needed.
+        record = None if footer.plain else footer.record
     except NotABlob:
         return Blob(None, _checked_older(data), [])
     except DamagedFooter as error:
         raise InvalidPickle(str(error)) from error
     except NewerFormat as error:
         raise UnsupportedFormat(str(error)) from error
-    body = data[: footer.body_size]
-    if verify and xxhash.xxh3_128_digest(body) != footer.body_checksum:
-        raise InvalidPickle("the checksum of the body is wrong")
-    return _parts(footer, body)
-
-
-def _parts(footer: Footer, body: memoryview) -> Blob:
-    if footer.plain or "stream" not in footer.record:
+    if record is None or record.stream is None:
         return Blob(footer, body, [])
-    places = footer.record["buffers"]
-    packed = [_packed(body, *place) for place in places if len(place) > 2]
+    packed = [_packed(body, place) for place in record.buffers if place.codec is not None]
     whole = iter(unpacked(packed, ALIGNMENT)) if packed else iter(())
-    buffers = [next(whole) if len(place) > 2 else body[place[0] : place[0] + place[1]] for place in places]
-    return Blob(footer, body[: footer.record["stream"]], buffers)
+    buffers = [
+        next(whole) if place.codec is not None else body[place.offset : place.offset + place.size]
+        for place in record.buffers
+    ]
+    return Blob(footer, body[: record.stream], buffers)
 
 
-def _packed(body: memoryview, offset: int, _: int, size: int, codec: str, frames: list[int], width: int) -> Packed:
-    if codec != CODEC:
-        raise UnsupportedFormat(f"a buffer is compressed by {codec!r}, this version knows {CODEC!r}")
-    ends = list(accumulate(frames, initial=offset))
-    return Packed(tuple(body[begin:end] for begin, end in pairwise(ends)), size, width)
+def _packed(body: memoryview, place: BufferPlace) -> Packed:
+    if place.codec != CODEC:
+        raise UnsupportedFormat(f"a buffer is compressed by {place.codec!r}, this version knows {CODEC!r}")
+    ends = list(accumulate(place.frames, initial=place.offset))
+    return Packed(tuple(body[begin:end] for begin, end in pairwise(ends)), place.logical_size, place.width)
 
 
 def _checked_older(data: memoryview) -> memoryview:
@@ -339,3 +340,9 @@ def peek_footer(source: Source) -> Footer | None:
         return None
     except NewerFormat as error:
         raise UnsupportedFormat(str(error)) from error
+
+
+def peek_record(source: Source) -> Record | None:
+    """Return the record of a blob as `peek_footer` does its footer; None also where it is invalid."""
+    footer = peek_footer(source)
+    return None if footer is None else footer.known

@@ -30,6 +30,7 @@ LEVELS = range(-100, 23)
 _SAMPLES = 3
 _SMALLEST_SAMPLE, _LARGEST_SAMPLE = 1 << 12, 1 << 16
 _SAMPLED = 192  # one part in so many, three times
+_MOST_PACKED = 1 << 15  # times: zstd stores 128 KiB in no less than 4 bytes (RFC 8878, section 3.1.1.2)
 _THREADS = 8  # more do not help: the disk or the memory is slower
 # Each small buffer's sample costs some percent of writing it. So after a row of buffers that did not shrink, some are
 # taken to be no better: after 8 of them every second, after 16 four of five, after 24 nine of ten, then 15 of 16.
@@ -185,12 +186,13 @@ def unpacked(packed: Sequence[Packed], alignment: int) -> list[memoryview]:
         If the frames are damaged, or hold another number of bytes.
     """
     begins, end = [], 0
+    frames = [_contents(each) for each in packed]  # before there is memory for what a damaged one claims
     for each in packed:
         begins.append(end)
         end += each.size + -each.size % alignment
     memory = anonymous(end)
     found = [memory[begin : begin + each.size] for begin, each in zip(begins, packed, strict=True)]
-    jobs = [job for each, target in zip(packed, found, strict=True) for job in _jobs(each, target)]
+    jobs = [job for parts in zip(packed, frames, found, strict=True) for job in _jobs(*parts)]
     with ThreadPoolExecutor(min(thread_count(), len(jobs)), "functionfuse-zstd") as pool:
         for _ in pool.map(_unpack, jobs):
             pass
@@ -203,21 +205,31 @@ class _Job(NamedTuple):
     width: int
 
 
-def _jobs(packed: Packed, target: memoryview) -> Iterator[_Job]:
+def _contents(packed: Packed) -> list[int]:
+    """Return how many bytes the frames of a buffer hold, each whole items; together they are as many as it has."""
+    sizes = [_content_size(frame) for frame in packed.frames]
+    if sum(sizes) != packed.size:
+        raise InvalidPickle(f"the frames of a buffer of {packed.size} bytes hold {sum(sizes)}")
+    if any(size % packed.width for size in sizes):
+        raise InvalidPickle(f"a frame of a buffer holds no whole items of {packed.width} bytes")
+    return sizes
+
+
+def _jobs(packed: Packed, sizes: list[int], target: memoryview) -> Iterator[_Job]:
     begin = 0
-    for frame in packed.frames:
-        end = begin + _content_size(frame)
-        yield _Job(frame, target[begin:end], packed.width)
-        begin = end
-    if begin != packed.size:
-        raise InvalidPickle(f"the frames of a buffer of {packed.size} bytes hold {begin}")
+    for frame, size in zip(packed.frames, sizes, strict=True):
+        yield _Job(frame, target[begin : begin + size], packed.width)
+        begin += size
 
 
 def _content_size(frame: memoryview) -> int:
     try:
-        return zstandard.frame_content_size(frame)
+        size = zstandard.frame_content_size(frame)
     except zstandard.ZstdError as error:
         raise InvalidPickle(f"a compressed buffer is damaged: {error}") from error
+    if not 0 <= size <= len(frame) * _MOST_PACKED:
+        raise InvalidPickle(f"a frame of {len(frame)} bytes claims to hold {size}")
+    return size
 
 
 def _unpack(job: _Job) -> None:
@@ -225,6 +237,8 @@ def _unpack(job: _Job) -> None:
         data = zstandard.ZstdDecompressor().decompress(job.frame)
     except zstandard.ZstdError as error:
         raise InvalidPickle(f"a compressed buffer is damaged: {error}") from error
+    if len(data) != len(job.target):
+        raise InvalidPickle(f"a frame holds {len(data)} bytes where it says {len(job.target)}")
     from_planes(data, job.width, job.target)
 
 

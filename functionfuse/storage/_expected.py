@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from catalog.declared import DamagedList, declared
+from catalog.format.record import Record
 from functionfuse.errors import InvalidPickle
-
-_NEEDED = ("side_files", "side_list", "side_digest")
 
 
 class Expected:
@@ -16,14 +16,14 @@ class Expected:
 
     Parameters
     ----------
-    record : mapping
-        What its blob says of itself.
+    record : Record or None
+        What its blob says of itself; None for the older format, which declares nothing.
     read : callable
         Returns the bytes of a side file; for the list, where that is one. It can be pickled.
     """
 
-    def __init__(self, record: Mapping[str, Any], read: Callable[[str], bytes]) -> None:
-        self._record = {key: record[key] for key in _NEEDED if key in record}
+    def __init__(self, record: Record | None, read: Callable[[str], bytes]) -> None:
+        self._record = None if record is None else replace(record, members={})  # lazy results are pickled with it
         self._read = read
         self._digests: dict[str, str | None] | None = None
 
@@ -31,7 +31,7 @@ class Expected:
         """Return the digest of a side file, None if there is none; `InvalidPickle` if the list is damaged."""
         if self._digests is None:
             try:
-                files = declared(self._record, self._read)
+                files = declared(self._record, self._read) if self._record is not None else []
             except DamagedList as error:
                 raise InvalidPickle(str(error)) from error
             self._digests = {file.name: file.digest for file in files}

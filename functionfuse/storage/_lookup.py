@@ -57,6 +57,6 @@ def _name_of(place: Place, folder: str, file: str) -> str:
     if name is None:
         name = file
         with suppress(FileNotFoundError), place.open(folder, file) as source:  # removed since
-            footer = _blob.peek_footer(source)
-            name = names.from_text(footer.record["task"]) if footer else file
+            record = _blob.peek_record(source)
+            name = names.from_text(record.task) if record else file
     return name

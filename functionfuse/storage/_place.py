@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from catalog.declared import SideFile
+from catalog.format.record import Record, SideFile
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class Side(Protocol):
     def protocols(self) -> Mapping[str, Any]:
         """What serializers are given to reach them."""
 
-    def expect(self, record: Mapping[str, Any], verify: bool) -> None:
+    def expect(self, record: Record | None, verify: bool) -> None:
         """Hold what is read from now on against the digests in a record, if that is wanted."""
 
     def files(self) -> list[SideFile]:

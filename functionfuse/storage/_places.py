@@ -7,13 +7,13 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
 from catalog import clock, regular
-from catalog.declared import SideFile
 from catalog.errors import NewerFormat
+from catalog.format.record import Record, SideFile
 from catalog.identity import claim_identity
 from catalog.intact import fault_of
 from catalog.journal import JOURNAL_FOLDER, journal_of
@@ -408,7 +408,7 @@ class SideFolder:
         if reason:
             raise InvalidPickle(f"the side file {path} is damaged: {reason}")
 
-    def expect(self, record: Mapping[str, Any], verify: bool) -> None:
+    def expect(self, record: Record | None, verify: bool) -> None:
         """Hold what is read from now on against the digests in a record, if that is wanted."""
         self.verifies = verify
         self.expected = Expected(record, self._content) if verify else None

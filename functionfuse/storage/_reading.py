@@ -51,8 +51,8 @@ def mapped(place: Place, folder: str, file: str, blob_id: str, verify: bool) -> 
     footer = blob.footer
     if footer is None or footer.blob_id != blob_id:
         return None
-    is_packed = any(len(buffer) > 2 for buffer in footer.record.get("buffers", ()))
-    if is_packed or footer.record["serializers"] != ["pickle"]:
+    record = footer.known
+    if record is None or any(place.codec is not None for place in record.buffers) or record.serializers != ("pickle",):
         return None
     return _codec.load(blob.stream, blob.buffers, footer.text)
 
@@ -77,13 +77,13 @@ def _loaded(place: Place, folder: str, file: str, is_mapped: bool) -> memoryview
 
 def _load(place: Place, registry: _codec.Registry, blob: _blob.Blob, folder: str, verify: bool) -> Any:
     footer = blob.footer
-    if footer is not None and (footer.plain or len(footer.record["serializers"]) == 1):
+    if footer is not None and (footer.plain or len(footer.record.serializers) == 1):
         return _codec.load(blob.stream, blob.buffers, footer.text)
-    side = place.side_folder(folder, footer.record["blob_id"] if footer else "")
-    side.expect(footer.record if footer else {}, verify)
+    side = place.side_folder(folder, footer.blob_id if footer else "")
+    side.expect(footer.record if footer else None, verify)
     return _codec.load_with_serializers(blob.stream, blob.buffers, registry, side.protocols)
 
 
 def _unchanged(place: Place, folder: str, file: str, blob: _blob.Blob) -> bool:
     now = footer_at(place, folder, file)
-    return (now and now.record["blob_id"]) == (blob.footer and blob.footer.record["blob_id"])
+    return (now and now.blob_id) == (blob.footer and blob.footer.blob_id)

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from catalog.declared import SideFile
 from catalog.errors import CatalogUnusable, NewerFormat
+from catalog.format.record import Record, SideFile
 from catalog.identity import IDENTITY_FILE, STORAGE_FORMAT, Identity, identity_in, new_identity
 from catalog.names import SIDE_FOLDER, candidates, from_text
 from catalog.remote import pool
@@ -22,7 +22,7 @@ from catalog.remote.location import Location
 from functionfuse.errors import StorageUnusable, UnsupportedFormat
 from functionfuse.serializers.base import DIGESTS, EXPECTED, S3_PROTOCOL, VERIFIES
 from functionfuse.storage._ahead import Ahead
-from functionfuse.storage._blob import peek_footer
+from functionfuse.storage._blob import peek_record
 from functionfuse.storage._digests import noted
 from functionfuse.storage._expected import Expected
 from functionfuse.storage._memory import anonymous
@@ -186,11 +186,11 @@ class RemotePlace(Place):
                 self._location.bucket().tail(f"{folder}/{file}", 1)
                 return True
             with self.open(folder, file) as source:
-                footer = peek_footer(source)
+                record = peek_record(source)
         except FileNotFoundError:
             return False
-        named = footer is not None and all(
-            each in candidates(from_text(footer.record[key])) for key, each in (("workflow", folder), ("task", file))
+        named = record is not None and all(
+            each in candidates(from_text(name)) for name, each in ((record.workflow, folder), (record.task, file))
         )
         return named or file in self.files(folder)
 
@@ -453,7 +453,7 @@ class RemoteSideFolder:
             }
         }
 
-    def expect(self, record: Mapping[str, Any], verify: bool) -> None:
+    def expect(self, record: Record | None, verify: bool) -> None:
         """Let serializers hold what they read from now on against the digests in a record, if that is wanted."""
         self._verifies = verify
         self._expected = Expected(record, self._content) if verify else None

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from catalog import names, record
+from catalog.format.record import Record
 from catalog.kinds import Kind
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _blob, _codec, _lines
@@ -25,7 +26,7 @@ class Present:
     `pids` is None where the file is damaged, or was never a result.
     """
 
-    record: Mapping[str, Any]
+    record: Record | None
     size: int
     logical_size: int
     pids: list[tuple[str, Any]] | None
@@ -36,7 +37,7 @@ class Present:
     @property
     def has_sides(self) -> bool:
         """Whether it may have side files."""
-        return len(self.record.get("serializers", ())) != 1
+        return self.record is None or len(self.record.serializers) != 1
 
     @property
     def is_result(self) -> bool:
@@ -46,7 +47,7 @@ class Present:
     @property
     def blob_id(self) -> str | None:
         """The id of its blob, as far as that is known."""
-        return self.record.get("blob_id")
+        return None if self.record is None else self.record.blob_id
 
 
 def present(place: Place, folder: str, file: str) -> Present | None:
@@ -57,17 +58,18 @@ def present(place: Place, folder: str, file: str) -> Present | None:
         return None
     with source:
         try:
-            footer = _blob.peek_footer(source)
+            known = _blob.peek_record(source)
         except FileNotFoundError:  # it was overwritten, or removed, between two requests
             return present(place, folder, file)
-        known = footer.record if footer else {}
-        pids: list[tuple[str, Any]] | None = [] if footer else None
-        if len(known["serializers"]) > 1 if footer else _may_be_older(source):
+        pids: list[tuple[str, Any]] | None = [] if known else None
+        if len(known.serializers) > 1 if known else _may_be_older(source):
             pids = _pids(place, folder, file)
-    side = place.side_folder(folder, known.get("blob_id", ""))
-    size = record.size_of(source.size, known)
-    is_copy = footer is not None and file not in names.candidates(names.from_text(known["task"]))
-    return Present(known, size, record.logical_size_of(size, known), pids, side, footer is None, is_copy)
+    if known is None:
+        return Present(None, source.size, source.size, pids, place.side_folder(folder, ""), True, False)
+    size = source.size + known.side_size
+    is_copy = file not in names.candidates(names.from_text(known.task))
+    side = place.side_folder(folder, known.blob_id)
+    return Present(known, size, size + known.saved_by_packing, pids, side, False, is_copy)
 
 
 def _may_be_older(source: Source) -> bool:
@@ -125,7 +127,7 @@ def remove(
         replaces=found.blob_id,
         blob_id=found.blob_id,
         size=found.size,
-        checksum=found.record.get("checksum"),
+        checksum=None if found.record is None else found.record.checksum,
     )
     if found.logical_size != found.size:
         fields += f',"logical_size":{found.logical_size}'

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, Literal
 
 from catalog import ids, record
+from catalog.format.record import Record
 from functionfuse.errors import InvalidArgument, InvalidPickle, StorageError, StorageUnusable, TaskNotFound, add_note
 from functionfuse.serializers._defaults import installed_defaults
 from functionfuse.serializers.base import Serializer
@@ -25,7 +26,7 @@ from functionfuse.storage._place import Change, Place
 from functionfuse.storage._reading import Restored
 from functionfuse.storage._translate import at_the_edge, named
 
-__all__ = ["Footer", "InvalidPickle", "Restored", "Storage", "new_id", "quote"]
+__all__ = ["Footer", "InvalidPickle", "Record", "Restored", "Storage", "new_id", "quote"]
 
 # What backends need of the catalog's records they have from here: this module is the one place that meets the catalog.
 Footer = record.Footer
@@ -300,7 +301,7 @@ class Storage(Catalogued):
         Returns
         -------
         Footer or None
-            None for the older format, and where the footer is damaged.
+            None for the older format, and where the footer is damaged. Its record is decoded as it is asked for.
 
         Raises
         ------

@@ -130,6 +130,7 @@ def assert_new(storage: FileStorage, events: int) -> None:
 # Torn and foreign lines
 
 
+FAR_AHEAD = "e0000000-0000-7000-8000-000000000005"  # an id of the year 9,763
 UNKNOWN = str(uuid.UUID(int=7 << 76 | 2 << 62 | 5))
 BAD_LINES = {
     "cut short": b'{"event":"save","format":1,"size":112,"blob_id":"0189',
@@ -565,7 +566,7 @@ def test_the_blob_decides_between_writers(storage: FileStorage, seed: int) -> No
 def test_a_writer_whose_clock_is_ahead(storage: FileStorage) -> None:
     """A line from the future, of a writer whose blob was replaced, does not hide the blob that is there."""
     loser, winner = overwritten_by_two(storage)
-    future = {**loser, "blob_id": str(uuid.UUID(int=(1 << 128) - 1)), "saved_at": "2999-01-01T00:00:00Z"}
+    future = {**loser, "blob_id": FAR_AHEAD, "saved_at": "2999-01-01T00:00:00Z"}
     write_segment(storage, [winner])
     assert storage.list_tasks("w") == ["a"]
     write_segment(storage, [future, save_event("w", "ghost", new_id())])
@@ -595,7 +596,7 @@ def test_a_removal_of_what_was_saved_again(storage: FileStorage) -> None:
     first = blob_id(storage, "w", "a")
     storage.remove_task("w", "a")
     storage.save("w", "a", 2)
-    late = remove_event("w", "a", str(uuid.UUID(int=(1 << 128) - 1)), first)
+    late = remove_event("w", "a", FAR_AHEAD, first)
     write_segment(storage, [late, save_event("w", "ghost", new_id())])
     assert storage.list_tasks("w") == ["a"]
 

@@ -26,7 +26,15 @@ from catalog.times import span, to_utc
 
 # RFC 9562, section 5.7: 48 bits of time, version 7, 12 bits, variant 10, 62 bits.
 LAYOUT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-LAST_TICK = (1 << 60) - 1  # in the year 10,889
+LAST_TICK = int(ids.LIMIT[:13].replace("-", ""), 16) * 4096 - 1  # at the end of the year 9998
+
+
+DAY = 86_400_000  # ms
+
+
+def id_of(tick: int, tail: int) -> str:
+    """Return the id of a tick: milliseconds, and the counter of 12 bits within one."""
+    return str(uuid.UUID(int=tick >> 12 << 80 | 7 << 76 | (tick & 0xFFF) << 64 | 2 << 62 | tail))
 
 
 def milliseconds(identifier: str) -> int:
@@ -101,16 +109,52 @@ ticks = st.integers(0, LAST_TICK - 2)
 @given(tick=ticks, tail=st.integers(0, (1 << 62) - 1))
 def test_an_id_is_greater_than_the_one_it_replaces(tick: int, tail: int) -> None:
     """Whatever another machine's clock said, an id made after one of its ids is greater, and valid."""
-    known = str(uuid.UUID(int=tick >> 12 << 80 | 7 << 76 | (tick & 0xFFF) << 64 | 2 << 62 | tail))
+    known = id_of(tick, tail)
     last = ids._last_tick
     try:
-        made = new_id(after=known)
+        made = [new_id(after=known), new_id(after=known)]
         following = new_id()
     finally:
         ids._last_tick = last
-    assert made > known
-    assert following > made
-    assert LAYOUT.fullmatch(made)
+    assert min(made) > known
+    assert made[0] != made[1]
+    assert all(ids.is_id(each) and LAYOUT.fullmatch(each) for each in (*made, following))
+    assert milliseconds(following) < max(time.time() * 1000, milliseconds(known)) + DAY
+
+
+def test_clocks_that_differ_by_hours_keep_the_order(clock: SimpleNamespace) -> None:
+    """After an id that is some hours ahead all of a process's ids are greater, as it may overwrite results again."""
+    known = id_of((clock.ns // 10**6 + DAY // 2) << 12, 1)
+    made = [new_id(after=known), new_id(), new_id()]
+    assert [known, *made] == sorted({known, *made})
+
+
+@pytest.mark.parametrize("before", [0, 1, 1000], ids=str)
+def test_an_id_near_the_end_of_time_takes_nothing_along(before: int, clock: SimpleNamespace) -> None:
+    """The last valid id has none behind it, and one before it is followed: later ids of the process are of now."""
+    known = id_of(LAST_TICK - before, 1)
+    assert ids.is_id(known)
+    made = new_id(after=known)
+    assert (made > known) == (before > 0)
+    assert ids.is_id(made)
+    assert milliseconds(new_id()) == clock.ns // 10**6
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(None, 7, b"", "", "x", "../../elsewhere", ids.LIMIT, "ffffffff-ffff-7fff-bfff-ffffffffffff"),
+        *("0197c5a0-0000-7000-8000-00000000aaa", "0197c5a0-0000-7000-8000-00000000aaaaa"),
+        *("0197C5A0-0000-7000-8000-00000000AAAA", "{0197c5a0-0000-7000-8000-00000000aaaa}"),
+        *("0197c5a0-0000-4000-8000-00000000aaaa", "0197c5a0-0000-7000-c000-00000000aaaa"),
+        *("0197c5a0-0000-7000-8000-00000000aaaa\n", "\u0660197c5a0-0000-7000-8000-00000000aaa"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_id(text: object) -> None:
+    """Only the canonical text of a UUIDv7 before the year 9999 is an id."""
+    assert not ids.is_id(text)
+    assert ids.is_id("0197c5a0-0000-7000-8000-00000000aaaa")
 
 
 def test_the_past_does_not_hold_back(clock: SimpleNamespace) -> None:
