@@ -202,9 +202,7 @@ def decode(text: bytes, body_size: int, plain: bool) -> Record:
 def parsed(text: bytes) -> dict[str, Any]:
     """Return a JSON object in ASCII, of bounded depth, with every member once; `ValueError` for anything else."""
     try:
-        members = json.loads(
-            text.decode("ascii"), object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite
-        )
+        members = _parse(text.decode("ascii"))
     except RecursionError as error:
         raise _Invalid("it is nested too deep") from error
     if type(members) is not dict:
@@ -242,6 +240,10 @@ def _finite(text: str) -> float:
     if math.isinf(number):
         raise _Invalid(f"a number is too large: {text[:40]}")
     return number
+
+
+# Made once: that takes longer than a record does.
+_parse = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite).decode
 
 
 def _is_deep(members: Mapping[str, Any]) -> bool:
