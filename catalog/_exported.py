@@ -82,6 +82,9 @@ def seen_at(
     """Read the files at a path; what cannot be read is a finding."""
     try:
         opened = files_at(path, storage_options)
+    except FileNotFoundError as error:
+        findings.append(Discrepancy(path, "missing", str(error)))
+        return []
     except Exception as error:  # each file system has errors of its own
         findings.append(Discrepancy(path, "unreadable", f"it cannot be read: {error}"))
         return []
@@ -90,6 +93,8 @@ def seen_at(
         try:
             with opener() as file:
                 each, found = _read(name, file, connection)
+        except FileNotFoundError:
+            findings.append(Discrepancy(name, "missing", f"there is no such file: {name}"))
         except NoManifest as error:
             findings.append(Discrepancy(name, "unreadable", str(error)))
         except Exception as error:  # a damaged file may upset Parquet's reader anywhere

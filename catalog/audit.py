@@ -112,7 +112,7 @@ def verify_exports(*paths: str | os.PathLike[str], storage_options: dict[str, An
 def _audited(
     exports: list[SeenExport], followed: dict[str, SeenExport], findings: list[Discrepancy]
 ) -> list[AuditedFile]:
-    unreadable = {finding.path for finding in findings if finding.kind == "unreadable"}
+    unreadable = {finding.path for finding in findings if finding.kind in ("unreadable", "missing")}
     files = [AuditedFile(path, None, 0, None, False, None) for path in unreadable]
     for export in exports:
         before = followed.get(export.manifest.previous or "")

@@ -269,6 +269,7 @@ _LOST = """
     ) last
     WHERE place = 1 AND event = 'save'
       AND task NOT IN (SELECT task FROM tasks WHERE workflow = $1)
+      AND NOT EXISTS (SELECT 1 FROM tasks renamed WHERE renamed.blob_id = last.blob_id)
       AND NOT EXISTS (
         SELECT 1 FROM history gone
         WHERE gone.workflow = $1 AND gone.task = last.task AND gone.event = 'remove'

@@ -280,7 +280,8 @@ def _checked(place: str | os.PathLike[str]) -> str:
     path = os.fspath(place) if isinstance(place, (str, os.PathLike)) else place
     if not isinstance(path, str) or not path.rstrip("/"):
         raise InvalidQuestion(f"an export goes to a path or a URL, not to {place!r}")
-    return path.rstrip("/")
+    protocol, sign, rest = path.rstrip("/").partition("://")
+    return f"{protocol.lower()}{sign}{rest}" if sign else protocol
 
 
 def _is_local(path: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,14 +123,28 @@ def export(index: Index, root: str, place: str | os.PathLike[str], request: Requ
     return Export(paths, sum(each.rows for each in written.values()), digest_of_export(written.values()))
 
 
+_OTHER_FORMATS = re.compile(
+    r"\.(arrow|avro|csv|db|duckdb|feather|hdf5?|html?|ipc|jsonl?|ndjson|orc|pickle|pkl|sqlite|tsv|txt|xlsx?|ya?ml)"
+    r"(\.(bz2|gz|xz|zip|zst))?$",
+    re.IGNORECASE,
+)
+
+
 def _check(place: str | os.PathLike[str], request: Request) -> bool:
     """Refuse what cannot be understood; tell whether the export is a folder."""
     if request.table not in TABLES:
         raise InvalidQuestion(f"there is no table {request.table!r} to export; there are {', '.join(TABLES)}")
+    if request.partition_by is None and (other := _OTHER_FORMATS.search(str(place))):
+        name = f"{other.string[: other.start()]}.parquet"
+        raise InvalidQuestion(
+            f"{place}: an export is Parquet and not {other[1]}: call it {name}. "
+            "For CSV, write what catalog.tasks(), events() or runs() return, or what functionfuse ls --csv prints"
+        )
     if request.partition_by not in (None, *PARTS):
         raise InvalidQuestion(f"partition_by={request.partition_by!r}: it is None, 'workflow' or 'day'")
     if request.after is not None and request.table != "events":
-        raise InvalidQuestion(f"after continues exports of events; {request.table} are exported as a whole")
+        what = f"only exports of events continue others, {request.table} are exported as a whole"
+        raise InvalidQuestion(f"after={request.after}: {what}")
     if request.after is not None and is_same(request.after, place):
         raise InvalidQuestion(f"after={place}: an export cannot take the place of the one that it continues")
     return request.partition_by is not None

@@ -53,8 +53,8 @@ def plan(workflow: str, keep_last: int | None, older_than: Age | None, larger_th
     """
     if keep_last is None and older_than is None and larger_than is None:
         raise InvalidQuestion(
-            "gc without a condition would remove everything: give keep_last, older_than or larger_than "
-            "(remove_workflow removes a whole workflow)"
+            "gc without a condition would remove everything: give keep_last, older_than or larger_than; "
+            "who wants to remove a whole workflow names it"
         )
     conditions = Conditions()
     conditions.glob("workflow", workflow)

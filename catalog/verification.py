@@ -96,15 +96,20 @@ class Verification:
         return all(fault.perhaps_in_use for fault in faults)
 
     def __str__(self) -> str:
-        counted = f"{self.results} results in {self.workflows} workflows, {self.side_files} side files"
+        counted = f"{_counted(self.results, 'result')} in {_counted(self.workflows, 'workflow')}, "
+        counted += _counted(self.side_files, "side file")
         counted += f" ({self.unhashed} without a digest)" if self.unhashed else ""
-        lines = [f"{'ok' if self.ok else 'faults found'}: {counted}, {self.size} bytes read"]
+        lines = [f"{'ok' if self.ok else 'faults found'}: {counted}, {_counted(self.size, 'byte')} read"]
         lines += [f"lines of the journal that are no events: {self.torn}"] if self.torn else []
         for kind in KINDS:
             findings: tuple[Finding, ...] = getattr(self, kind)
             lines += [f"{kind}: {len(findings)}"] if findings else []
             lines += [f"  {finding}" for finding in findings]
         return "\n".join(lines)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 #: The kinds of findings, in the order in which they are told.

@@ -144,7 +144,7 @@ def sql(
     """
     text = sys.stdin.read() if query == "-" else query
     catalog = open_storage(storage).catalog
-    answer = catalog.sql(text, dict(params) or None, memory_limit=memory_limit, time_limit=time_limit)
+    answer = catalog.sql(text, dict(params), memory_limit=memory_limit, time_limit=time_limit)
     emit(from_relation(answer, raw=True), form)
 
 

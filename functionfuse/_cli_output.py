@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from functionfuse._cli_answer import Answer
-from functionfuse._cli_text import escaped, exact, field, jsonable
+from functionfuse._cli_text import escaped, exact, field, jsonable, no_formula
 
 _AT_ONCE = 1000  # lines
 
@@ -69,12 +69,12 @@ def _json_lines(answer: Answer) -> Iterator[str]:
 
 
 def _csv_lines(answer: Answer, shown: Callable[[str], str]) -> Iterator[str]:
-    """Yield the rows as CSV; `shown` is what becomes of each cell: nothing, unless a person sees it."""
+    """Yield the rows as CSV; `shown` is what becomes of each cell but for the mark of formulas."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\r\n")  # so that a cell with either of them is put in quotes
-    yield _taken(writer, buffer, map(shown, answer.columns))
+    yield _taken(writer, buffer, (shown(no_formula(name)) for name in answer.columns))
     for row in answer.rows:
-        yield _taken(writer, buffer, (shown(exact(row[name])) for name in answer.columns))
+        yield _taken(writer, buffer, (shown(no_formula(exact(row[name]))) for name in answer.columns))
 
 
 def _taken(writer: Any, buffer: io.StringIO, cells: Iterable[str]) -> str:

@@ -59,7 +59,7 @@ def is_url(text: str) -> bool:
 
 def _config_of(url: str) -> dict[str, Any]:
     """Return the configuration of a storage whose credentials come from the environment."""
-    if url.startswith(("s3://", "s3a://")):
+    if url.lower().startswith(("s3://", "s3a://")):
         return {"kind": "S3", "options": {"path": url}}
     return {"kind": "fsspec", "options": {"url": url}}
 

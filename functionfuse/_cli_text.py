@@ -11,6 +11,8 @@ from typing import Any
 
 #: What steers a terminal or breaks a line, and the bidirectional controls, which make a name look like another.
 _AWKWARD = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_FORMULA = "=+-@"
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]inf(inity)?", re.ASCII | re.IGNORECASE).fullmatch
 _ESCAPES = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
@@ -80,6 +82,14 @@ def exact(value: Any) -> str:
 def field(value: Any) -> str:
     """Return any value as the field of a line, on one line whatever it holds."""
     return escaped(exact(value))
+
+
+def no_formula(text: str) -> str:
+    """Return text that a spreadsheet does not compute: what it would take for a formula begins with an apostrophe.
+
+    Numbers are left as they are. (OWASP, "CSV Injection".)
+    """
+    return f"'{text}" if text[:1] in _FORMULA and text and not _NUMBER(text) else text
 
 
 def escaped(text: str) -> str:

@@ -7,6 +7,7 @@ are in the modules `_cli_*`; here are their names and what an error ends in.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any
 
@@ -59,7 +60,24 @@ class _Wrong(_Failed):
 
 def _translated(error: Exception) -> _Failed:
     absent = isinstance(error, FileNotFoundError) and isinstance(error, (FunctionFuseError, CatalogError))
-    return (_Wrong if absent or isinstance(error, DamagedResult) else _Failed)(_message(error))
+    return (_Wrong if absent or isinstance(error, DamagedResult) else _Failed)(_as_typed(_message(error)))
+
+
+def _as_typed(message: str) -> str:
+    """Return a message with the options of the command line in place of Python's parameters."""
+    for name, option in sorted({*_options(main), ("order_by", "--sort")}):
+        message = re.sub(rf"(?<![\w'\".-]){name}=True\b", option, message)
+        message = re.sub(rf"(?<![\w'\".-]){name}=", f"{option} ", message)
+        if "_" in name:
+            message = re.sub(rf"(?<![\w'\".-]){name}\b", option, message)
+    return message
+
+
+def _options(command: click.Command) -> set[tuple[str, str]]:
+    """Return Python's name and the long name of every option, with those of all commands within."""
+    found = {(each.name, each.opts[0]) for each in command.params if isinstance(each, click.Option) and each.name}
+    within = command.commands.values() if isinstance(command, click.Group) else ()
+    return found.union(*map(_options, within))
 
 
 def _message(error: Exception) -> str:

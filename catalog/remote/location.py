@@ -36,6 +36,7 @@ class Location:
     def of(cls, url: str, options: Mapping[str, Any] | None = None) -> Location:
         """Return the location of a URL, as every way of writing it gives it."""
         protocol, _, path = url.partition("://")
+        protocol = protocol.lower()
         return cls(f"{'s3' if protocol == 's3a' else protocol}://{path.rstrip('/')}", dict(options or {}))
 
     def bucket(self) -> Bucket:

@@ -195,7 +195,7 @@ def test_filters(stored: FileStorage, tmp_path: Path, asked: tuple[str, dict[str
         pytest.param({"min_size": "1"}, "bound for size is a number, not '1'", id="no number"),
         pytest.param({"workflow": 3}, "pattern for workflow is a string", id="no pattern"),
         pytest.param({"partition_by": "week"}, "partition_by='week': it is None, 'workflow' or 'day'", id="partition"),
-        pytest.param({"after": "out"}, "after continues exports of events; tasks are exported", id="after of tasks"),
+        pytest.param({"after": "out"}, "after=out: only exports of events continue others", id="after of tasks"),
         pytest.param({"storage_options": {"key": "a"}}, "storage_options are for URLs", id="options of no URL"),
     ],
 )

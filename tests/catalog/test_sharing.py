@@ -150,7 +150,7 @@ def test_threads_ask_beside_long_queries(quiet: FileStorage, caplog: pytest.LogC
     assert quiet.list_tasks("w") == ["a", "b", "c"]
     for thread in threads:
         thread.join()
-    assert said == ["the query was stopped after 1 s, its time limit"] * 2
+    assert said == ["the query was stopped after 1 s, its time limit: ask for less, or raise it"] * 2
     assert caplog.messages == []
 
 

@@ -73,7 +73,7 @@ def test_a_sound_storage(storage: FileStorage) -> None:
     size = sum(path.stat().st_size for path in root_of(storage).glob("[!.]*/**/*") if path.is_file())
     assert report == Verification(workflows=2, results=4, side_files=1, size=size)
     assert report.ok
-    assert str(report) == f"ok: 4 results in 2 workflows, 1 side files, {size} bytes read"
+    assert str(report) == f"ok: 4 results in 2 workflows, 1 side file, {size} bytes read"
 
 
 def test_an_empty_storage(storage: FileStorage, tmp_path: Path) -> None:
