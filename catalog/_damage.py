@@ -6,7 +6,7 @@ be its cause. Proof is that an instance of its own, which only reads, cannot rea
 
 from __future__ import annotations
 
-from catalog.engine import INDEX, connect
+from catalog.engine import INDEX, confined
 from catalog.schema import TABLES
 
 # What DuckDB says of a file in an exception that other causes have too.
@@ -44,7 +44,7 @@ def is_damaged(path: str) -> bool:
 
     quoted = path.replace("'", "''")
     try:
-        with connect() as connection:
+        with confined(path) as connection:
             connection.execute(f"ATTACH '{quoted}' AS {INDEX} (TYPE duckdb, READ_ONLY)").fetchall()
             for table in _CONTENT:  # every block of them, each with its checksum
                 connection.execute(f"SELECT max(hash(content)) FROM {INDEX}.{table} content").fetchall()

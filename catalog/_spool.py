@@ -14,6 +14,7 @@ from catalog.schema import TABLES, Column
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
     from catalog.index import Index
 
@@ -30,6 +31,7 @@ _ORDERS = {
     "events": "segment, position, event_id",
     "runs": "run_id, started, finished, status",
 }
+_ROWS = 100_000  # of a row group of the working file
 #: The ways to part an export, as SQL over its rows.
 PARTS = {"workflow": "workflow", "day": "strftime({time}, '%Y-%m-%d')"}
 
@@ -80,16 +82,23 @@ def spool(
         ((storage,),) = connection.execute("SELECT storage FROM meta").fetchall()
         if table == "events":
             source, bounds = _BETWEEN, _bounds(connection, storage, before)
-        quoted = path.replace("'", "''")
-        connection.execute(
-            f"""COPY (
-                SELECT *, {hashed} AS row_hash
+        rows = connection.sql(
+            f"""SELECT *, {hashed} AS row_hash
                 FROM (SELECT {_cast(columns)}, {part} AS part FROM {source}{wanted.where()})
-                ORDER BY part, {_ORDERS[table]}
-            ) TO '{quoted}' (FORMAT parquet)""",
-            wanted.parameters,
-        ).fetchall()
+                ORDER BY part, {_ORDERS[table]}""",
+            params=wanted.parameters,
+        ).to_arrow_reader(_ROWS)
+        _write(path, rows)
     return storage, _chained(path, bounds, before) if bounds else {}
+
+
+def _write(path: str, rows: pa.RecordBatchReader) -> None:
+    import pyarrow.parquet as pq
+
+    # An answer that is not read to its end would keep the index open.
+    with rows, pq.ParquetWriter(path, rows.schema) as file:
+        for batch in rows:
+            file.write_batch(batch)
 
 
 def _cast(columns: tuple[Column, ...]) -> str:

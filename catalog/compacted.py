@@ -13,9 +13,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING
 
+from catalog.engine import lent
 from catalog.errors import CatalogUnusable, NewerFormat
 from catalog.lines import Part, table_of
-from catalog.schema import BATCH, UNKNOWN_FIELDS, Column, select_batch
+from catalog.schema import BATCH, LINES, UNKNOWN_FIELDS, Column, select_batch
 
 if TYPE_CHECKING:
     import duckdb
@@ -118,9 +119,9 @@ def tables(file: IO[bytes]) -> Iterator[pa.Table]:
 
 def rows_of(connection: duckdb.DuckDBPyConnection, part: Part) -> pa.Table:
     """Return the events of journal lines."""
-    _functionfuse_lines = table_of([part])  # DuckDB finds it by its name: see `catalog.lines.table_of`
     rows = select_batch(f", {UNKNOWN_FIELDS}")
-    return connection.sql(f"SELECT {_STORED}, line FROM ({rows})").to_arrow_table()
+    with lent(connection, LINES, table_of([part])):
+        return connection.sql(f"SELECT {_STORED}, line FROM ({rows})").to_arrow_table()
 
 
 def joined(tables: list[pa.Table]) -> pa.Table:

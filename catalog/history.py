@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
+from catalog.engine import lent
 from catalog.lines import Part, table_of
 from catalog.names import encode, from_text
-from catalog.schema import BATCH, names_of, select_batch, select_valid
+from catalog.schema import BATCH, LINES, names_of, select_batch, select_valid
 
 if TYPE_CHECKING:
     import duckdb
@@ -73,8 +74,8 @@ class History:
         dict of str to int
             For each segment, the number of its lines that are no events.
         """
-        _functionfuse_lines = table_of(parts)  # DuckDB finds it by its name: see `catalog.lines.table_of`
-        made = self._connection.execute(f"CREATE OR REPLACE TEMP TABLE batch AS {select_batch()}").fetchall()
+        with lent(self._connection, LINES, table_of(parts)):
+            made = self.rows(f"CREATE OR REPLACE TEMP TABLE batch AS {select_batch()}")
         torn = dict.fromkeys((part.segment for part in parts), 0)
         if made == [(sum(part.count for part in parts),)]:
             return torn
@@ -95,12 +96,12 @@ class History:
 
     def batch_of_table(self, table: pa.Table) -> None:
         """Make the batch of rows of a compacted part of the journal, but those behind their segments' watermarks."""
-        _functionfuse_rows = table  # DuckDB finds it by its name: see `catalog.lines.table_of`
-        self._connection.execute(
-            f"""CREATE OR REPLACE TEMP TABLE batch AS
-            SELECT {COLUMNS} FROM ({select_valid("_functionfuse_rows")}) compacted
-            LEFT JOIN (SELECT name, lines FROM segments) ON name = segment WHERE position > coalesce(lines, 0)"""
-        ).fetchall()
+        with lent(self._connection, _ROWS, table):
+            self.run(
+                f"""CREATE OR REPLACE TEMP TABLE batch AS
+                SELECT {COLUMNS} FROM ({select_valid(_ROWS)}) compacted
+                LEFT JOIN (SELECT name, lines FROM segments) ON name = segment WHERE position > coalesce(lines, 0)"""
+            )
 
     def take(self, growing: Iterable[str], opened: Iterable[str] = ()) -> list[tuple[str, str]]:
         """Add what is new in the batch.
@@ -191,11 +192,9 @@ class History:
 
     def confirm(self, table: pa.Table) -> list[tuple[str, str]]:
         """Take the events in compacted rows to have come true; returns as `close` does."""
-        _functionfuse_rows = table  # DuckDB finds it by its name: see `catalog.lines.table_of`
-        ids = "SELECT TRY_CAST(event_id AS UUID) FROM _functionfuse_rows"
-        return self._connection.execute(
-            f"DELETE FROM pending WHERE event_id IN ({ids}) RETURNING workflow, task"
-        ).fetchall()
+        ids = f"SELECT TRY_CAST(event_id AS UUID) FROM {_ROWS}"
+        with lent(self._connection, _ROWS, table):
+            return self.rows(f"DELETE FROM pending WHERE event_id IN ({ids}) RETURNING workflow, task")
 
     def _settled(self, segments: list[str]) -> list[tuple[str, str]]:
         settled = "DELETE FROM pending WHERE segment IN (SELECT unnest(?)) RETURNING workflow, task, looked"
@@ -274,6 +273,8 @@ class History:
             DELETE FROM latest WHERE event_id IN (SELECT event_id FROM gone)"""
         )
 
+
+_ROWS = "_functionfuse_rows"  # the name by which rows of compacted files are read
 
 _MOVED = """
     MERGE INTO segments USING (

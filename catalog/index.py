@@ -25,6 +25,7 @@ from catalog._lock import Held, Lock
 from catalog._worker import Failed
 from catalog.box import Limits
 from catalog.compact import Compacted
+from catalog.definitions import Identity, foreign, identity
 from catalog.engine import INDEX, engine, instance, renew
 from catalog.errors import CatalogUnusable, InvalidQuestion
 from catalog.fold import Fold, Refreshed
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FILE = "catalog.duckdb"
+_META = "main.meta"
 _PATIENCE = 5.0  # seconds to wait for other processes' questions, nearly all of which take milliseconds
 _LOOK = 0.1  # seconds between two looks at whether there is something new that only waiting shows
 # What DuckDB says where another program has the file open, or somebody in this one.
@@ -103,8 +105,8 @@ class Index:
         CatalogUnusable
             If there is no storage, or neither its index nor a private one can be used.
         """
-        with self._fresh() as (_, refreshed):
-            yield instance(), refreshed
+        with self._fresh() as (path, refreshed):
+            yield instance(path), refreshed
 
     def answer(self, query: str, parameters: Parameters, limits: Limits) -> pa.Table:
         """Return the answer to anybody's SQL, which runs in a box.
@@ -142,13 +144,15 @@ class Index:
 
     def rows(self, question: Question) -> list[Any]:
         """Return the rows of a question of our own as tuples, without the time that importing Arrow takes."""
-        return self._answered(lambda _: instance().execute(question.sql, question.parameters).fetchall(), _Use.READING)
+        return self._answered(
+            lambda path: instance(path).execute(question.sql, question.parameters).fetchall(), _Use.READING
+        )
 
     def ask_all(self, questions: list[Question]) -> list[pa.Table]:
         """Return the rows of several questions, asked of the same state; raises as `question` does."""
 
-        def run(_: str) -> list[pa.Table]:
-            return [instance().sql(each.sql, params=each.parameters).to_arrow_table() for each in questions]
+        def run(path: str) -> list[pa.Table]:
+            return [instance(path).sql(each.sql, params=each.parameters).to_arrow_table() for each in questions]
 
         return self._answered(run, _Use.READING)
 
@@ -164,7 +168,7 @@ class Index:
             if not path or not _may_tell_of_damage(error.__cause__ or error):
                 raise
             _log.debug("the catalog's index %s is examined: %s", path, str(error))
-            renew()
+            renew(path)
         with self._fresh(use, anew=is_damaged) as (path, _):
             return action(path)
 
@@ -192,11 +196,13 @@ class Index:
             began = time.monotonic()
             while not lock.share():
                 lock.wait(began, _PATIENCE)
+            connection = instance(path)
             try:
-                _use(instance(), path, reads_only=True)
-                yield instance()
+                _use(connection, path, reads_only=True)
+                is_ours = _is_known(path) or not foreign(connection, INDEX)
+                yield connection if is_ours else None
             finally:
-                _detach(instance())
+                _detach(connection, path)
 
     def settle(self, names: Iterable[tuple[str, str]]) -> None:
         """Look at the blobs of names, whatever is known of them, and believe them; raises as `question` does."""
@@ -205,8 +211,8 @@ class Index:
 
     def compact(self) -> Compacted:
         """Compact the journal; raises as `question` does, and `OSError` where it cannot be written."""
-        with self._fresh():
-            return self._folder.opened().compaction(instance()).all()
+        with self._fresh() as (path, _):
+            return self._folder.opened().compaction(instance(path)).all()
 
     def rebuild(self) -> Refreshed:
         """Build the index anew from the journal; raises as `question` does."""
@@ -271,11 +277,11 @@ class Index:
             refreshed = _attach_fresh(path, storage, folder)
             for each in (path, f"{path}.lock"):
                 cache.set_mode(each, _mode_of(path))
-            attached.callback(lambda: _detach(instance()))
+            attached.callback(lambda: _release(path))
             if folder.is_writable():
-                _compact_some(folder.compaction(instance()), folder.root)
+                _compact_some(folder.compaction(instance(path)), folder.root)
         else:
-            attached.callback(lambda: _detach(instance()))
+            attached.callback(lambda: _release(path))
         if use is _Use.BOXED:
             attached.close()  # other threads may ask meanwhile, and other processes
             began = time.monotonic()
@@ -354,7 +360,7 @@ def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
 
     is_new = not os.path.exists(path)
     try:
-        return _attach(instance(), path, storage, folder)
+        return _attach(instance(path), path, storage, folder)
     except _Unfit as reason:
         _log.info("building the catalog's index %s anew: %s", path, str(reason))
     except duckdb.InterruptException:
@@ -362,7 +368,7 @@ def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
     except duckdb.Error as error:
         if any(words in str(error) for words in _FOREIGN_LOCKS):
             raise Held(f"another program has {path} open") from error
-        renew()
+        renew(path)
         if is_new:
             _delete(path)
         if is_new or _NO_SPACE in str(error) or not is_damaged(path):
@@ -370,7 +376,7 @@ def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
         _log.warning("the catalog's index %s is damaged and built anew: %s", path, str(error))
     _delete(path)
     try:
-        return _attach(instance(), path, storage, folder)
+        return _attach(instance(path), path, storage, folder)
     except duckdb.Error as error:  # a full disk, say
         raise Held(f"{path} cannot be built: {error}") from error
 
@@ -382,7 +388,7 @@ def _attach_as_it_is(path: str, storage: str, folder: Folder) -> Refreshed | Non
     if not regular.is_file(path):
         return None
     try:
-        return _attach(instance(), path, storage, folder, reads_only=True)
+        return _attach(instance(path), path, storage, folder, reads_only=True)
     except (duckdb.Error, _Unfit):
         return None
 
@@ -393,23 +399,40 @@ def _may_tell_of_damage(error: BaseException) -> bool:
 
 
 class _Unfit(Exception):
-    """The index is of another storage, or of another version of the schema."""
+    """The index is of another storage or version of the schema, or defines what this library does not."""
 
 
 def _attach(
     connection: duckdb.DuckDBPyConnection, path: str, storage: str, folder: Folder, reads_only: bool = False
 ) -> Refreshed:
     is_new = not os.path.exists(path)
+    if is_new:
+        _delete(path)  # a log without an index would be replayed
+    is_known = _is_known(path)
     try:
         _use(connection, path, reads_only)
         if is_new:
             _create(connection, storage)
-        _check(connection, storage)
+        _check(connection, storage, [] if is_known or is_new else foreign(connection, INDEX))
         with _transaction(connection):
             return Fold(connection, folder, reads_only).refresh()
     except BaseException:
-        _detach(connection)
+        _detach(connection, path)
         raise
+
+
+_known: dict[str, Identity] = {}  # as this process left indexes, by their paths
+
+
+def _is_known(path: str) -> bool:
+    """Tell whether an index is as this process left it, and need not be looked at again."""
+    return _known.get(path) == identity(path)
+
+
+def _release(path: str) -> None:
+    """Detach an index that was checked."""
+    _detach(instance(path), path)
+    _known[path] = identity(path)
 
 
 def _use(connection: duckdb.DuckDBPyConnection, path: str, reads_only: bool) -> None:
@@ -426,15 +449,14 @@ def _create(connection: duckdb.DuckDBPyConnection, storage: str) -> None:
         connection.execute("INSERT INTO meta VALUES (?, ?, ?)", [SCHEMA_VERSION, storage, new_id()]).fetchall()
 
 
-def _check(connection: duckdb.DuckDBPyConnection, storage: str) -> None:
-    import duckdb
-
-    try:
-        row = connection.execute("SELECT schema_version, storage FROM meta").fetchall()
-    except (duckdb.BinderException, duckdb.CatalogException):
-        raise _Unfit("its making was cut short") from None
+def _check(connection: duckdb.DuckDBPyConnection, storage: str, foreign: list[str]) -> None:
+    row: list[tuple[int, str]] = []
+    if f"table {_META}" not in foreign:
+        row = connection.execute(f"SELECT coalesce(schema_version, 0), storage FROM {INDEX}.{_META}").fetchall()
     if row and row[0][0] > SCHEMA_VERSION and row[0][1] == storage:
         raise Held(f"its index has version {row[0][0]}, of a newer functionfuse; this one knows {SCHEMA_VERSION}")
+    if foreign:
+        raise _Unfit(f"its making was cut short, or it defines what is not ours: {', '.join(foreign)}")
     if row != [(SCHEMA_VERSION, storage)]:
         raise _Unfit(f"it has version and storage {row}, wanted is {(SCHEMA_VERSION, storage)}")
 
@@ -453,7 +475,7 @@ def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         raise
 
 
-def _detach(connection: duckdb.DuckDBPyConnection) -> None:
+def _detach(connection: duckdb.DuckDBPyConnection, path: str) -> None:
     import duckdb
 
     try:
@@ -461,7 +483,7 @@ def _detach(connection: duckdb.DuckDBPyConnection) -> None:
         _run(connection, f"DETACH DATABASE IF EXISTS {INDEX}")
     except duckdb.Error as error:
         _log.debug("the DuckDB connection is given up: %s", str(error))
-        renew()
+        renew(path)
 
 
 def _run(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

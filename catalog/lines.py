@@ -45,9 +45,7 @@ class Part:
 def table_of(parts: list[Part]) -> pa.Table:
     """Return lines of segments as DuckDB reads them: ``line``, ``segment`` and ``position``.
 
-    DuckDB takes a variable of Python for a table if it knows none of that name: so the variable has a name that nobody
-    gives a table in an index. (What is registered within a transaction is kept in memory to its end.) Each of the
-    table's batches is read by one of DuckDB's threads.
+    Each of the table's batches is read by one of DuckDB's threads.
     """
     import pyarrow as pa
 

@@ -101,10 +101,12 @@ def names_of(columns: tuple[Column, ...]) -> str:
     return ", ".join(f'"{column.name}"' for column in columns)
 
 
-#: The statements that make an empty index. `latest` holds the last event of every name, removals too, so that
-#: a line that arrives late does not bring back what was removed; `past` all other events; `pending` those of which
-#: nobody knows yet whether they came true, and which blob was there when that was last looked after; `pins` the last
-#: word on every name that was ever pinned.
+#: The statements that make an empty index, in SQL whose text every supported DuckDB tells in the same way, whichever
+#: wrote it (`catalog.definitions`): a literal TRUE or FALSE is not.
+#:
+#: `latest` holds the last event of every name, removals too, so that a line that arrives late does not bring back what
+#: was removed; `past` all other events; `pending` those of which nobody knows yet whether they came true, and which
+#: blob was there when that was last looked after; `pins` the last word on every name that was ever pinned.
 CREATE = (
     "CREATE TABLE meta (schema_version INTEGER, storage VARCHAR, index_id VARCHAR)",
     "CREATE TABLE segments (name VARCHAR, position BIGINT, lines BIGINT, torn BIGINT)",
@@ -116,7 +118,7 @@ CREATE = (
     """CREATE TABLE pending
     (event_id UUID, event VARCHAR, workflow VARCHAR, task VARCHAR, segment VARCHAR, looked VARCHAR)""",
     "CREATE TABLE pins (workflow VARCHAR, task VARCHAR, event_id UUID, pinned BOOLEAN)",
-    f"""CREATE VIEW tasks AS SELECT {names_of((*_NAMES, *_RESULT))}, coalesce(pinned, false) AS pinned
+    f"""CREATE VIEW tasks AS SELECT {names_of((*_NAMES, *_RESULT))}, pinned IS NOT NULL AND pinned AS pinned
     FROM (SELECT * FROM latest WHERE event = 'save')
     LEFT JOIN (SELECT workflow, task, pinned FROM pins) USING (workflow, task)""",
     f"CREATE VIEW events AS SELECT {names_of(EVENTS)} FROM history ANTI JOIN pending USING (event_id)",
@@ -194,8 +196,12 @@ def _written_as_text(name: str) -> str:
     return f"CASE WHEN {doubtful} THEN json_type(line, '$.{name}') = 'VARCHAR' ELSE true END"
 
 
+#: The name by which journal lines are read (`catalog.engine.lent`).
+LINES = "_functionfuse_lines"
+
+
 def select_batch(more: str = "") -> str:
-    """Return SQL that turns ``_functionfuse_lines(line, segment, position)`` into rows as `BATCH` has them.
+    """Return SQL that turns `LINES`, with ``line, segment, position``, into rows as `BATCH` has them.
 
     A line that is no event is left out: read_ndjson would make it a row of NULLs. A save has one id and one time, its
     blob's; it and a removal have names. (The `unnest` of one element keeps DuckDB from parsing a line once a column.)
@@ -214,7 +220,7 @@ def select_batch(more: str = "") -> str:
     SELECT {_BATCH_FIELDS}{more}
     FROM (
         SELECT unnest([json_transform(line, '{_TRANSFORM}')]) AS row, line, segment, position
-        FROM _functionfuse_lines WHERE json_valid(line)
+        FROM {LINES} WHERE json_valid(line)
     )
     WHERE {_valid("row.", "coalesce(row.event_id, row.blob_id)", 'coalesce(row."time", row.saved_at)')}
       AND {_written_as_text("workflow")} AND {_written_as_text("task")}

@@ -81,7 +81,11 @@ for each in (connection, connection.cursor()):
 WRONG = {
     "a full disk": "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))",
     "no package": "import sys; sys.modules['pyarrow'] = None",
-    "no memory": "from catalog import engine; engine.instance().execute(\"SET memory_limit = '1MB'\")",
+    "no memory": """
+from catalog import engine
+connect = engine.connect
+engine.connect = lambda config=None: connect({**(config or {}), "memory_limit": "1MB"})
+""",
     "too many open files": """
 import os, resource, duckdb
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
