@@ -102,19 +102,36 @@ def segments(file: IO[bytes]) -> list[Whole]:
         content = json.loads(pq.read_metadata(file).metadata[_KEY])
         version = content["format"]
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise CatalogUnusable(f"{file.name} is damaged ({error}): restore it, or move it out of the journal") from error
+        raise _damaged(file, error) from error
     if version > FORMAT:
         raise NewerFormat(f"{file.name} has format {version}, this version reads up to {FORMAT}: install a newer one")
     return [Whole(**segment) for segment in content["segments"]]
 
 
+def _damaged(file: IO[bytes], error: Exception) -> CatalogUnusable:
+    return CatalogUnusable(f"{file.name} is damaged ({str(error).strip()}): restore it, or move it out of the journal")
+
+
 def tables(file: IO[bytes]) -> Iterator[pa.Table]:
-    """Yield the rows of a compacted file, some at a time, with all the columns that this version writes."""
+    """Yield the rows of a compacted file, some at a time, with all the columns that this version writes.
+
+    Raises
+    ------
+    CatalogUnusable
+        If they are damaged.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     content = pq.ParquetFile(file)
     for group in range(content.num_row_groups):
-        yield _completed(content.read_row_group(group))
+        try:
+            table = content.read_row_group(group)
+        except (pa.ArrowException, OSError) as error:
+            if getattr(error, "errno", None):  # the disk's or the bucket's, and not what is in the file
+                raise
+            raise _damaged(file, error) from error
+        yield _completed(table)
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, part: Part) -> pa.Table:

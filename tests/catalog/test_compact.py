@@ -26,8 +26,8 @@ from workshop import (
 )
 
 from catalog import Catalog, compact, index, journal
-from catalog.errors import CatalogUnusable, NewerFormat
 from catalog.ids import new_id
+from functionfuse.errors import StorageUnusable, UnsupportedFormat
 from functionfuse.storage.filestorage import FileStorage
 
 
@@ -275,7 +275,22 @@ def test_a_damaged_file_is_told(storage: FileStorage, content: bytes) -> None:
     """A compacted file that cannot be read is an error that names it, as events would be missing without it."""
     path = journal_of(storage) / "damaged.parquet"
     path.write_bytes(content)
-    with pytest.raises(CatalogUnusable, match=r"damaged\.parquet is damaged.*restore it"):
+    with pytest.raises(StorageUnusable, match=r"damaged\.parquet is damaged.*restore it"):
+        storage.list_tasks("w")
+
+
+def test_damaged_rows_are_told(storage: FileStorage) -> None:
+    """A compacted file whose end is whole and whose rows are not is the same error."""
+    for name in "abc":
+        storage.save("w", name, 1)
+    age(storage)
+    storage.catalog.compact()
+    delete_index(storage)
+    (path,) = journal_of(storage).glob("*.parquet")
+    content = bytearray(path.read_bytes())
+    content[4:2000] = bytes(1996)
+    path.write_bytes(content)
+    with pytest.raises(StorageUnusable, match=f"(?s){path.name} is damaged.*restore it"):
         storage.list_tasks("w")
 
 
@@ -284,7 +299,7 @@ def test_a_newer_format_is_refused(storage: FileStorage) -> None:
     content = json.dumps({"format": 99, "segments": []})
     table = pa.table({"event": ["x"]}).replace_schema_metadata({"functionfuse": content})
     pq.write_table(table, journal_of(storage) / "new.parquet")
-    with pytest.raises(NewerFormat, match=r"new\.parquet has format 99.*install a newer one"):
+    with pytest.raises(UnsupportedFormat, match=r"new\.parquet has format 99.*install a newer one"):
         storage.list_tasks("w")
 
 
