@@ -12,6 +12,7 @@ from catalog import html
 from catalog.folder import Folder
 from catalog.index import Index
 from catalog.names import CATALOG_FOLDER, decode, from_text
+from catalog.schema import TOTAL_SIZE
 
 if TYPE_CHECKING:
     import duckdb
@@ -21,9 +22,9 @@ _MOST_FILES = 10_000  # of a workflow that are counted where the catalog is not 
 
 _log = logging.getLogger("functionfuse.catalog")
 
-_TOTALS = "SELECT count(DISTINCT workflow), count(*), coalesce(sum(size), 0)::BIGINT FROM tasks"
+_TOTALS = f"SELECT count(DISTINCT workflow), count(*), {TOTAL_SIZE} FROM tasks"
 _WORKFLOWS = f"""
-    SELECT workflow, count(*), sum(size)::BIGINT, max(saved_at) AS last FROM tasks
+    SELECT workflow, count(*), {TOTAL_SIZE}, max(saved_at) AS last FROM tasks
     GROUP BY workflow ORDER BY last DESC, workflow LIMIT {html.MOST_ROWS}
 """
 _LAST = f"SELECT workflow, task, type, size, saved_at FROM tasks ORDER BY saved_at DESC, blob_id LIMIT {_LAST_SAVES}"

@@ -159,8 +159,8 @@ _FIRST, _LAST = "TIMESTAMPTZ '1970-01-01 00:00:00+00'", "TIMESTAMPTZ '9998-12-31
 def _valid(row: str, event_id: str, time: str) -> str:
     """Return the SQL condition that an event makes sense: one that does not would spoil whatever it is asked with.
 
-    It has a kind and an id; a save and a removal have names and a time. Ids and names are such as this package makes,
-    times such as Python has in every zone, numbers are not negative.
+    It has a kind and an id; a save and a removal have names and a time, a save its size. Ids and names are such as this
+    package makes, times such as Python has in every zone, numbers are not negative.
     """
     ids = [f"{event_id} IS NOT NULL", *(_is_id(each) for each in (event_id, f"{row}blob_id", f"{row}replaces"))]
     sizes = [f"coalesce({row}{name}, 0) >= 0" for name in ("size", "logical_size", "format")]
@@ -174,6 +174,7 @@ def _valid(row: str, event_id: str, time: str) -> str:
             f"coalesce({time} BETWEEN {_FIRST} AND {_LAST}, {row}event NOT IN ('save', 'remove'))",
             f"({row}event NOT IN ('save', 'remove') OR ({row}workflow IS NOT NULL AND {row}task IS NOT NULL))",
             f"{_is_name(row + 'workflow')} AND {_is_name(row + 'task')}",
+            f"({row}event <> 'save' OR {row}size IS NOT NULL)",
             *sizes,
             f"isfinite(coalesce({row}duration, 0))",
             f"CASE WHEN {row}event = 'run-finished' THEN NOT ({' OR '.join(counts)}) ELSE true END",
@@ -233,6 +234,9 @@ def select_valid(table: str) -> str:
     valid = _valid("", "event_id", '"time"')
     return f"SELECT * FROM (SELECT {columns} FROM {table}) WHERE segment IS NOT NULL AND position > 0 AND {valid}"
 
+
+#: The bytes of several results. More than a BIGINT holds no storage has, but lines may say so.
+TOTAL_SIZE = f"least(coalesce(sum(size), 0), {(1 << 63) - 1})::BIGINT"
 
 #: The whole line, where it has fields that are no columns and that its blob does not tell either.
 UNKNOWN_FIELDS = f"CASE WHEN NOT list_has_all([{_KNOWN}], json_keys(line)) THEN rtrim(line, chr(10)) END AS line"

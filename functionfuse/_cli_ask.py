@@ -30,7 +30,8 @@ _LONG = (*_SHORT, "pinned", "duration", "function", "value", "summary", "seriali
 _EVENT = ("time", "event", "user", "host", "pid", "size", "checksum")
 _RUN = ("started", "workflow", "status", "computed", "restored", "finished", "backend")
 _USAGE = """
-    SELECT workflow, count(*) AS results, sum(size)::BIGINT AS size, max(saved_at) AS last_saved
+    SELECT workflow, count(*) AS results, least(sum(size), 9223372036854775807)::BIGINT AS size,
+           max(saved_at) AS last_saved
     FROM tasks GROUP BY workflow ORDER BY size DESC, workflow
 """
 

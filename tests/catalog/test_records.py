@@ -386,6 +386,8 @@ ODD_LINES: dict[str, dict[str, Any]] = {
     "a time without an end": {"saved_at": "infinity"},
     "a time after all that Python has": {"saved_at": "12026-01-01T00:00:00Z"},
     "a time before 1970": {"saved_at": "0001-01-01T00:00:00Z"},
+    "no size": {"size": None},
+    "a size beyond 64 bits": {"size": BIG},
     "a negative size": {"size": -1},
     "a negative logical size": {"logical_size": -1},
 }
@@ -408,6 +410,15 @@ def test_odd_lines_are_counted_and_left_out(place: Place) -> None:
     report = place.storage.verify()
     assert (report.torn, report.ok) == (len(ODD_LINES) + 1, True)
     assert f"no events: {report.torn}" in str(report)
+
+
+def test_sizes_whose_sum_is_too_large(place: Place) -> None:
+    """Lines of results of nearly 2^63 bytes each are valid, and totals of several show as much as a BIGINT holds."""
+    large = b"".join(line(number, task=f"large {number}", workflow="x", size=BIG - 1) for number in range(3))
+    place.put(f".catalog/journal/{new_id()}.ndjson", large)
+    place.put(f".catalog/journal/{new_id()}.ndjson", line(7, task="behind"))
+    assert place.storage.catalog.refresh().torn == 0
+    check_all_answers(place.storage)
 
 
 def test_names_that_look_like_other_json_are_names(place: Place) -> None:
