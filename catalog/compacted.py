@@ -113,7 +113,12 @@ def _damaged(file: IO[bytes], error: Exception) -> CatalogUnusable:
 
 
 def tables(file: IO[bytes]) -> Iterator[pa.Table]:
-    """Yield the rows of a compacted file, some at a time, with all the columns that this version writes.
+    """Yield the rows of a compacted file, some at a time.
+
+    Yields
+    ------
+    pyarrow.Table
+        Rows with all the columns that this version writes.
 
     Raises
     ------
