@@ -675,8 +675,8 @@ def test_what_was_saved_before_a_worker_died_is_not_computed_again(storage: File
     """A worker killed after its save: the second attempt reads what the first one saved."""
 
     class Deadly(FileStorage):
-        def keep(self, *arguments: Any) -> str:
-            blob_id = super().keep(*arguments)
+        def keep(self, *arguments: Any, **options: Any) -> str:
+            blob_id = super().keep(*arguments, **options)
             os.kill(os.getpid(), signal.SIGKILL)
             return blob_id
 
