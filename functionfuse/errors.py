@@ -105,6 +105,10 @@ class InvalidConfiguration(StorageError, ValueError):
 class StorageUnusable(StorageError, OSError):
     """The storage's place is not a folder, not writable, or full."""
 
+    def __str__(self) -> str:
+        """Return what is wrong, with the system's number where it has one."""
+        return str(self.strerror) if self.errno is None and self.strerror else super().__str__()
+
 
 class TaskNotFound(StorageError, FileNotFoundError):
     """Nothing is stored under that workflow and task name."""

@@ -23,7 +23,7 @@ from catalog.remote import patience
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.backends.builtin.rayback import RayWorkflow
-from functionfuse.errors import FunctionFuseError, InvalidArgument, StorageError
+from functionfuse.errors import FunctionFuseError, InvalidArgument, StorageError, StorageUnusable
 from functionfuse.storage import storage_factory
 from functionfuse.storage.base import Storage
 from functionfuse.storage.rayfilestorage import FileStorage as RayFileStorage
@@ -49,6 +49,12 @@ def test_all_classes_are_of_the_family_and_pickle(kind: type[Exception]) -> None
         copy = pickle.loads(pickle.dumps(error))
         assert type(copy) is kind
         assert (str(copy), copy.args, vars(copy)) == (str(error), error.args, vars(error))
+
+
+def test_a_number_is_shown_where_there_is_one() -> None:
+    """A bucket's errors have no number of the system, and none is shown."""
+    assert str(StorageUnusable(13, "why")) == "[Errno 13] why"
+    assert str(StorageUnusable(None, "why")) == str(StorageUnusable("why")) == "why"
 
 
 # What is asked

@@ -46,10 +46,10 @@ def named(error: StorageError | OSError, workflow_name: str, task_name: str) -> 
     """Return an error that names workflow and task; those of the file system are translated here."""
     place = f"task {task_name!r} of workflow {workflow_name!r}"
     if isinstance(error, StorageUnusable):
-        return StorageUnusable(*_number(error), f"{place}: {error.strerror or error}")
+        return StorageUnusable(error.errno, f"{place}: {error.strerror or error}")
     if isinstance(error, StorageError):
         return type(error)(f"{place}: {error}{_REMEDIES.get(type(error), '')}")
-    return StorageUnusable(*_number(error), f"{place}: {_described(error)}")
+    return StorageUnusable(error.errno, f"{place}: {_described(error)}")
 
 
 def at_the_edge(method: _Method) -> _Method:
@@ -62,17 +62,13 @@ def at_the_edge(method: _Method) -> _Method:
         except NewerFormat as error:
             raise UnsupportedFormat(str(error)) from error
         except CatalogUnusable as error:
-            raise StorageUnusable(*_number(error), f"{self!r}: {error.strerror or error}") from error
+            raise StorageUnusable(error.errno, f"{self!r}: {error.strerror or error}") from error
         except FunctionFuseError:
             raise
         except OSError as error:
-            raise StorageUnusable(*_number(error), f"{self!r}: {_described(error)}") from error
+            raise StorageUnusable(error.errno, f"{self!r}: {_described(error)}") from error
 
     return call  # type: ignore[return-value]  # it takes and returns what the method does
-
-
-def _number(error: OSError) -> tuple[int, ...]:
-    return () if error.errno is None else (error.errno,)
 
 
 def _described(error: OSError) -> str:

@@ -474,7 +474,9 @@ class Storage(Catalogued):
         try:
             self._place.tell(_lines.event(event, fields, after), waits=waits)
         except OSError as error:
-            raise StorageUnusable(error.errno, f"the event {event!r} cannot be recorded: {error}") from error
+            raise StorageUnusable(
+                error.errno, f"the event {event!r} cannot be recorded: {error.strerror or error}"
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_catalog": None}
