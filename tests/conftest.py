@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from catalog import ids
+
 if TYPE_CHECKING:
     from s3proxy import Proxy
     from s3server import MotoServer, SeaweedServer
@@ -127,6 +129,13 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     monkeypatch.setenv("MPLBACKEND", "agg")
     for name in ("NO_COLOR", "FORCE_COLOR", "PYTHONWARNINGS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def own_ids() -> None:
+    """Let a test's ids be of now, where those of an earlier one followed some of tomorrow."""
+    if ids._last_tick >> 12 > time.time_ns() // 1_000_000 + 1_000:
+        ids._last_tick = 0
 
 
 @pytest.fixture(scope="session")
