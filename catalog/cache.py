@@ -57,9 +57,9 @@ def made(*names: str) -> str:
 
 def set_mode(path: str, mode: int) -> None:
     """Say who may do what with a file or folder of this user's, where the file system knows of that."""
-    status = os.stat(path)
-    if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != mode:
-        with suppress(OSError):
+    with suppress(OSError):  # also where somebody has just deleted it
+        status = os.stat(path)
+        if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != mode:
             os.chmod(path, mode)
 
 

@@ -174,13 +174,13 @@ def test_hostile_names(storage: FileStorage, asked: bool) -> None:
     assert {HOSTILE, "line\\nbreak", "caf\\udce9", "right\\u202eleft", "x" * 47 + "\u2026", "\\ud800"} <= names
 
 
-@pytest.mark.parametrize("damage", ["identity", "newer", "file"])
+@pytest.mark.parametrize("damage", ["newer", "file"])
 def test_a_catalog_that_cannot_be_asked(storage: FileStorage, root: Path, damage: str) -> None:
     """The plain `repr` is shown, and no exception."""
     storage.save("workflow", "task", 1)
     storage.catalog.refresh()
     identity = root / ".catalog" / "storage.json"
-    identity.write_text({"identity": "{", "newer": '{"uuid": "x", "format": 99}', "file": "{}"}[damage])
+    identity.write_text('{"uuid": "x", "format": 99}')
     if damage == "file":
         root.rename(root.with_name("moved"))
         root.write_text("a file")
