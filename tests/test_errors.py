@@ -150,7 +150,7 @@ def heard(storage: Storage) -> list[list[Any]]:
 
 PROGRAM = """
 import json, os, sys
-import duckdb, pyarrow.parquet, zoneinfo
+import duckdb, pyarrow.compute, pyarrow.dataset, pyarrow.parquet, zoneinfo
 import catalog.catalog
 from test_errors import heard, storage_factory
 
