@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 
-from catalog.errors import CatalogError
 from functionfuse import _cli_ask, _cli_check, _cli_export, _cli_keep
 from functionfuse.errors import DamagedResult, FunctionFuseError
 
@@ -59,7 +58,7 @@ class _Wrong(_Failed):
 
 
 def _translated(error: Exception) -> _Failed:
-    absent = isinstance(error, FileNotFoundError) and isinstance(error, (FunctionFuseError, CatalogError))
+    absent = isinstance(error, FileNotFoundError) and isinstance(error, FunctionFuseError)
     return (_Wrong if absent or isinstance(error, DamagedResult) else _Failed)(_as_typed(_message(error)))
 
 
@@ -98,7 +97,7 @@ class _Commands(click.Group):
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             _drop_output()
             ctx.exit(_BROKEN_PIPE)
-        except (FunctionFuseError, CatalogError, OSError) as error:
+        except (FunctionFuseError, OSError) as error:
             raise _translated(error) from error
         except (KeyboardInterrupt, click.Abort):
             click.echo("interrupted", err=True)

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -225,33 +225,23 @@ TROUBLES: Mapping[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.fixture
-def places() -> Iterator[Path]:
-    """Return a folder to which other users find their way."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    subprocess.run(["chmod", "-R", "u+rwX", folder], check=True)
-    shutil.rmtree(folder)
-
-
-def test_whatever_is_wrong_with_a_folder(places: Path) -> None:
+def test_whatever_is_wrong_with_a_folder(open_place: Path) -> None:
     """By whatever is wrong in a folder, all public methods raise what is of the family, and it comes through pickle."""
     for trouble, make in TROUBLES.items():
-        root = places / trouble / "results"
+        root = open_place / trouble / "results"
         storage = storage_factory({"kind": "file", "options": {"path": str(root)}})
         storage.register_persistent_serializers(NoteSerializer)
         run(storage)
         storage.save("w", "note", Note("n"))
         storage.list_tasks("w")
-        subprocess.run(["chmod", "-R", "a+rwX", places / trouble], check=True)
+        subprocess.run(["chmod", "-R", "a+rwX", open_place / trouble], check=True)
         make(root)
-    home = places / "home"
+    home = open_place / "home"
     home.mkdir()
     home.chmod(0o777)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     environment.pop("XDG_CACHE_HOME", None)
-    roots = [str(places / trouble / "results") for trouble in TROUBLES]
+    roots = [str(open_place / trouble / "results") for trouble in TROUBLES]
     answer = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(home), *roots], env=environment, capture_output=True, text=True
     )

@@ -8,8 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +73,6 @@ print(json.dumps(said))
 """
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a folder to which other users find their way."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    subprocess.run(["chmod", "-R", "u+w", folder], check=True)
-    shutil.rmtree(folder)
-
-
 def as_another_user(root: Path, home: Path) -> tuple[dict[str, Any], str]:
     """Run the program as a user without rights (as oneself, where one is none), and return what it said and logged."""
     home.mkdir()
@@ -99,13 +87,13 @@ def as_another_user(root: Path, home: Path) -> tuple[dict[str, Any], str]:
     return said, answer.stderr
 
 
-def test_a_colleague_who_may_only_read(place: Path) -> None:
+def test_a_colleague_who_may_only_read(open_place: Path) -> None:
     """What is stored is handed back, with a line in the log; what has to be stored is refused before it is made."""
-    root = place / "results"
+    root = open_place / "results"
     flow(storage_factory({"kind": "file", "options": {"path": str(root)}})).run()
     subprocess.run(["chmod", "-R", "a-w,a+rX", root], check=True)
     before = files(root)
-    said, log = as_another_user(root, place / "home")
+    said, log = as_another_user(root, open_place / "home")
     assert said["restored"] == [3.0] * 4
     assert said["asked"] == [1.0, 2.0]
     assert said["listed"] == ["load", "total"]
@@ -119,14 +107,14 @@ def test_a_colleague_who_may_only_read(place: Path) -> None:
     assert files(root) == before
 
 
-def test_a_colleague_who_may_write_beside_the_workflow(place: Path) -> None:
+def test_a_colleague_who_may_write_beside_the_workflow(open_place: Path) -> None:
     """Where the journal can be written and the workflow's folder cannot, the run is recorded, and a save is refused."""
-    root = place / "results"
+    root = open_place / "results"
     storage = storage_factory({"kind": "file", "options": {"path": str(root)}})
     flow(storage).run()
     subprocess.run(["chmod", "-R", "a+rwX", root], check=True)
     subprocess.run(["chmod", "a-w", root / "w"], check=True)
-    said, _ = as_another_user(root, place / "home")
+    said, _ = as_another_user(root, open_place / "home")
     assert said["restored"] == [3.0] * 4
     assert f"{root}/w may not be written to. Nothing was computed" in said["refused"]
     assert said["calls"] == []
@@ -157,9 +145,9 @@ def test_a_bucket_that_may_only_be_read(s3server: Any, who: str, caplog: pytest.
     assert owner.catalog.sql("SELECT count(*) FROM runs").fetchall() == [(1,)]
 
 
-def test_a_run_that_stores_nothing_needs_no_right_to_write(place: Path) -> None:
+def test_a_run_that_stores_nothing_needs_no_right_to_write(open_place: Path) -> None:
     """What is computed and not stored, below what is read, is computed, and an error in it reaches the caller alone."""
-    root = place / "results"
+    root = open_place / "results"
     storage = storage_factory({"kind": "file", "options": {"path": str(root)}})
     flow(storage).run()
     journal = root / ".catalog" / "journal"
