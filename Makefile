@@ -42,8 +42,8 @@ COMPILE := --quiet --python-platform linux --only-binary :all: --generate-hashes
 
 # What says nothing about the versions of the dependencies is not run on the oldest of them; nor what their oldest versions
 # of NumPy, pandas and PyArrow do differently themselves: odd values in property tests, infinities in a table's statistics.
-NOT_ON_OLDEST := --ignore=tests/test_docs.py --ignore=tests/test_structure.py \
-  --ignore=tests/test_roundtrip.py --ignore=tests/test_statistics.py
+NOT_ON_OLDEST := --ignore=tests/project/test_docs.py --ignore=tests/project/test_structure.py \
+  --ignore=tests/serializers/test_roundtrip.py --ignore=tests/serializers/test_statistics.py
 
 # A process a core, each taking whole files; in the order of tests/conftest.py where pytest-xdist can be told.
 PARALLEL := -n auto --dist loadfile
@@ -68,7 +68,7 @@ soak: $(READY) $(READY_OLDEST) ## run the other seeds, and the quick tests on th
 
 # A test that is skipped here is tested nowhere.
 test-torch: $(READY_TORCH) ## run the tests of PyTorch's tensors, in an environment of their own
-	FUNCTIONFUSE_SKIP_NOTHING=1 .venv-torch/bin/python -m pytest tests/test_torch.py
+	FUNCTIONFUSE_SKIP_NOTHING=1 .venv-torch/bin/python -m pytest tests/serializers/test_torch.py
 
 check: lint types ## lint, types and the quick tests, in under two minutes
 	$(BIN)/python -m pytest $(ORDERED) -m "not slow and not wheel and not soak"

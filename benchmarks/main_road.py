@@ -15,7 +15,7 @@ import diskcache
 import joblib
 from measuring import Times, microseconds, read_bare, save_bare, show
 
-from catalog.journal import journal_of
+from catalog.journal.append import journal_of
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage import storage_factory

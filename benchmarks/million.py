@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from catalog.ids import new_id
-from catalog.journal import JOURNAL_FOLDER, SEGMENT_SUFFIX
+from catalog.format.ids import new_id
+from catalog.journal.append import JOURNAL_FOLDER, SEGMENT_SUFFIX
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage import storage_factory
@@ -45,7 +45,7 @@ _MACHINE = '"host":"node-{process}","user":"researcher","pid":{pid},"python":"3.
 
 
 class _Clock:
-    """Ids and times of one process: UUIDv7 as `catalog.ids` makes them, a moment after one another."""
+    """Ids and times of one process: UUIDv7 as `catalog.format.ids` makes them, a moment after one another."""
 
     def __init__(self, now: float, randomness: random.Random) -> None:
         self.now = now

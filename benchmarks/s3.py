@@ -32,6 +32,7 @@ TESTS = Path(__file__).resolve().parent.parent / "tests"
 sys.path.append(str(TESTS))
 
 import s3_arrays  # noqa: E402 (what the tests run against is on the path only now)
+
 from s3server import Endpoint, SeaweedServer  # noqa: E402
 
 THREADS = 16

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from measuring import Times, milliseconds, show
 
-from catalog import intact
 from catalog.format.record import SideFile
+from catalog.store import verified as intact
 from functionfuse.storage import _places
 from functionfuse.storage.filestorage import FileStorage
 

@@ -6,26 +6,26 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from catalog import questions
 from catalog._translate import at_the_edge
-from catalog.box import Limits
-from catalog.compact import Compacted
-from catalog.engine import relation
 from catalog.errors import InvalidQuestion, NoSuchTask
-from catalog.fold import Refreshed
-from catalog.index import Index
-from catalog.names import from_text
-from catalog.places import folder_of
-from catalog.query import Parameters
+from catalog.format.names import from_text
+from catalog.index.engine import relation
+from catalog.index.fold import Refreshed
+from catalog.index.index import Index
+from catalog.journal.compaction import Compacted
+from catalog.query import questions
+from catalog.query.conditions import Parameters
+from catalog.query.times import Moment
+from catalog.sandbox.sandbox import Limits
+from catalog.store.places import folder_of
 from catalog.task import Task, task_of
-from catalog.times import Moment
 
 if TYPE_CHECKING:
     import duckdb
 
-    from catalog.export import Export
-    from catalog.retention import Age
-    from catalog.verification import Verification
+    from catalog.audit.export import Export
+    from catalog.retention.plan import Age
+    from catalog.verify.report import Verification
 
 IndexPlace = Literal["storage", "private"]
 
@@ -126,7 +126,7 @@ class Catalog:
         CatalogUnusable
             If the place cannot be reached.
         """
-        from catalog.presence import is_storage
+        from catalog.verify.presence import is_storage
 
         return is_storage(self._folder)
 
@@ -405,7 +405,7 @@ class Catalog:
         overwrite: bool = False,
         storage_options: dict[str, Any] | None = None,
     ) -> Export:
-        """Write a table as Parquet, with what an auditor needs to verify it (`catalog.audit`).
+        """Write a table as Parquet, with what an auditor needs to verify it (`catalog.audit.audit`).
 
         Parameters
         ----------
@@ -436,7 +436,7 @@ class Catalog:
         ExportRefused
             If there is no such folder, something is there already, `after` cannot be continued, or writing fails.
         """
-        from catalog.export import Request, export
+        from catalog.audit.export import Request, export
 
         filters = {
             "workflow": workflow,
@@ -483,7 +483,7 @@ class Catalog:
         larger_than: int | str | None = None,
     ) -> duckdb.DuckDBPyRelation:
         """Return what `Storage.gc` would remove under the same conditions, with its columns; removes nothing."""
-        from catalog.retention import plan
+        from catalog.retention.plan import plan
 
         return relation(self._index.ask(plan(workflow, keep_last, older_than, larger_than)))
 
@@ -514,7 +514,7 @@ class Catalog:
         All bytes of all blobs are read, a piece at a time. Nothing is locked
         meanwhile: others save and remove, and nothing is unpickled.
         """
-        from catalog.check import verify
+        from catalog.verify.check import verify
 
         return verify(self._folder, self._index, workflow, repair)
 
@@ -526,7 +526,7 @@ class Catalog:
 
     @at_the_edge
     def _overview(self, title: str) -> str | None:
-        from catalog.overview import overview  # on use: only notebooks ask
+        from catalog.show.overview import overview  # on use: only notebooks ask
 
         return overview(title, self._folder, self._index)
 

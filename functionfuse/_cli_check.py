@@ -14,8 +14,8 @@ from functionfuse._cli_storage import open_storage
 from functionfuse._cli_text import counted, human_size
 
 if TYPE_CHECKING:
-    from catalog.audit import Audit
-    from catalog.verification import Verification
+    from catalog.audit.audit import Audit
+    from catalog.verify.report import Verification
 
 _FINDING = ("kind", "workflow", "task", "path", "reason", "perhaps_in_use", "done")
 _FILE = ("path", "ok", "table", "rows", "digest", "follows", "findings")
@@ -75,7 +75,7 @@ def audit_verify(context: click.Context, files: tuple[str, ...], form: str | Non
     The digest of each has to be right, and exports that continue each other must have no gap. Prints one row a file,
     with what is wrong; the exit code is 1 if anything is. Neither the storage nor its catalog is needed.
     """
-    from catalog.audit import verify_exports
+    from catalog.audit.audit import verify_exports
 
     report = verify_exports(*files)
     emit(from_rows(_audited(report), _FILE), form)

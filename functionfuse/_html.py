@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from catalog import html
+from catalog.show import html
 
 if TYPE_CHECKING:
     from functionfuse.baseworkflow import BaseWorkflow

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from catalog import ids
+from catalog.format import ids
+from functionfuse.storage.filestorage import FileStorage
 
 if TYPE_CHECKING:
     from s3proxy import Proxy
@@ -132,6 +133,12 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     monkeypatch.setenv("MPLBACKEND", "agg")
     for name in ("NO_COLOR", "FORCE_COLOR", "PYTHONWARNINGS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> FileStorage:
+    """Return an empty storage."""
+    return FileStorage(tmp_path / "storage")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The format: what storage and catalog share of it, as typed values.
+"""What storage and catalog share: names, ids, the record that a blob ends in, kinds of events.
 
-Whatever is read is validated once, here, and everything behind relies on it. Imports nothing but names, ids and errors.
+It imports the exceptions alone.
 """

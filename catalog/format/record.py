@@ -16,8 +16,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from catalog.errors import DamagedFooter
-from catalog.ids import is_id
-from catalog.names import from_text, to_text
+from catalog.format.ids import is_id
+from catalog.format.names import from_text, to_text
 
 _LARGEST = (1 << 63) - 1  # BIGINT
 _DEEPEST = 100  # arrays and objects in one another; values that are stored have 32
@@ -103,7 +103,7 @@ class Record(Mapping[str, Any]):
     blob_id : str
         A UUIDv7.
     workflow, task : str
-        The names as text (`catalog.names.to_text`).
+        The names as text (`catalog.format.names.to_text`).
     serializers : tuple of str
         How it was written, at least one.
     checksum : str or None

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 
-from catalog.remote import pool
-from catalog.remote.bucket import Bucket, Tail
+from catalog.store import threads as pool
+from catalog.store.base import Bucket, Tail
 
 _AT_ONCE = 2 * pool.AT_ONCE  # objects whose ends are fetched and not asked for yet
 

@@ -1,6 +1,6 @@
 """The blob file: body, footer, trailer; written once, checked on every read.
 
-The formats are described in `catalog.record`, which also reads the footer: the
+The formats are described in `catalog.format.footer`, which also reads the footer: the
 catalog rebuilds itself from footers without this package. The older format, a
 pickle followed by the SHA-1 of it, is read here too.
 """
@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import xxhash
 
-from catalog.declared import Declaration, declare
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
+from catalog.format.footer import Footer, footer_from, fragment, read_footer
 from catalog.format.record import BufferPlace, Record
-from catalog.record import Footer, footer_from, fragment, read_footer
+from catalog.format.side_files import Declaration, declare
 from functionfuse.errors import InvalidPickle, UnsupportedFormat
 from functionfuse.storage._compression import CODEC, Buffer, Packed, Packing, pieces, unpacked
 from functionfuse.storage._place import Place, Side, Source, Temporary

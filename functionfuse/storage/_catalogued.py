@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from catalog import names, record
+from catalog.format import footer as record
+from catalog.format import names
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _retention
 from functionfuse.storage._lookup import checked
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     import duckdb
 
     from catalog import Catalog
-    from catalog.retention import Age
-    from catalog.verification import Verification
+    from catalog.retention.plan import Age
+    from catalog.verify.report import Verification
 
 
 class Catalogued(ABC):
@@ -149,8 +150,8 @@ class Catalogued(ABC):
 
     def _collect(self, plan: duckdb.DuckDBPyRelation, why: Mapping[str, str]) -> duckdb.DuckDBPyRelation:
         """Remove what a plan lists, and nothing else, and return it with what became of it."""
-        from catalog.places import folder_of
-        from catalog.retention import marked
+        from catalog.retention.plan import marked
+        from catalog.store.places import folder_of
 
         folder = folder_of(self._place.root, self._place.storage_options)
 

@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from catalog.names import to_text
-from catalog.record import fragment, quote
+from catalog.format.footer import fragment, quote
+from catalog.format.names import to_text
 from functionfuse.serializers.base import Statistics
 from functionfuse.storage import _static
 from functionfuse.storage._json_readers import (

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from catalog.declared import Digest
 from catalog.format.record import SideFile
+from catalog.format.side_files import Digest
 
 _PIECE = 1 << 20  # bytes that are read at once: they stay in the processor's cache until they are hashed
 _WORTH_THREADS = 8 << 20  # bytes for which threads are begun

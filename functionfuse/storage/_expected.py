@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from catalog.declared import DamagedList, declared
 from catalog.format.record import Record
+from catalog.format.side_files import DamagedList, declared
 from functionfuse.errors import InvalidPickle
 
 

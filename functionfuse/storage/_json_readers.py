@@ -15,8 +15,8 @@ from enum import Enum
 from itertools import islice
 from typing import Any, NamedTuple
 
-from catalog.names import to_text
-from catalog.record import quote
+from catalog.format.footer import quote
+from catalog.format.names import to_text
 from functionfuse.storage import _static
 
 #: Neither summary nor value is longer than this, in characters of JSON.

@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from catalog import ids, names, record
-from catalog.kinds import Kind
+from catalog.format import footer as record
+from catalog.format import ids, names
+from catalog.format.events import Kind
 
 
 def moment() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from catalog import names
+from catalog.format import names
 from functionfuse.errors import InvalidName
 from functionfuse.storage import _blob
 from functionfuse.storage._place import Place

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-from catalog import clock, regular
 from catalog.errors import NewerFormat
+from catalog.format.names import CATALOG_FOLDER, SIDE_FOLDER
 from catalog.format.record import Record, SideFile
-from catalog.identity import claim_identity
-from catalog.intact import fault_of
-from catalog.journal import JOURNAL_FOLDER, journal_of
-from catalog.names import CATALOG_FOLDER, SIDE_FOLDER
-from catalog.sync import sync_folder, sync_path
+from catalog.journal.append import JOURNAL_FOLDER, journal_of
+from catalog.store import clock, regular
+from catalog.store.identity import claim_identity
+from catalog.store.sync import sync_folder, sync_path
+from catalog.store.verified import fault_of
 from functionfuse.errors import InvalidPickle, SideFileMissing, StorageUnusable, UnsupportedFormat
 from functionfuse.serializers.base import FILE_PROTOCOL
 from functionfuse.storage._digests import hashed

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from catalog import Catalog
-from catalog.engine import relation
 from catalog.errors import CatalogUnusable
-from catalog.schema import SCHEMA_VERSION
+from catalog.index.engine import relation
+from catalog.index.schema import SCHEMA_VERSION
 from functionfuse import _ray
 from functionfuse.errors import InfeasibleResources
 

@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from catalog.record import Footer
+from catalog.format.footer import Footer
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _blob, _codec
 from functionfuse.storage._options import Options

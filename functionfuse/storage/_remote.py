@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from catalog.errors import CatalogUnusable, NewerFormat
+from catalog.format.names import SIDE_FOLDER, candidates, from_text
 from catalog.format.record import Record, SideFile
-from catalog.identity import IDENTITY_FILE, STORAGE_FORMAT, Identity, identity_in, new_identity
-from catalog.names import SIDE_FOLDER, candidates, from_text
-from catalog.remote import pool
-from catalog.remote.bucket import Changed, Tail, Upload, is_transient
-from catalog.remote.journal import Deed, RemoteJournal, journal_at
-from catalog.remote.location import Location
+from catalog.journal.upload import Deed, RemoteJournal, journal_at
+from catalog.store import threads as pool
+from catalog.store.base import Changed, Tail, Upload, is_transient
+from catalog.store.identity import IDENTITY_FILE, STORAGE_FORMAT, Identity, identity_in, new_identity
+from catalog.store.location import Location
 from functionfuse.errors import StorageUnusable, UnsupportedFormat
 from functionfuse.serializers.base import DIGESTS, EXPECTED, S3_PROTOCOL, VERIFIES
 from functionfuse.storage._ahead import Ahead

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from catalog import names, record
+from catalog.format import footer as record
+from catalog.format import names
+from catalog.format.events import Kind
 from catalog.format.record import Record
-from catalog.kinds import Kind
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _blob, _codec, _lines
 from functionfuse.storage._place import Change, Place, Side, Source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from catalog.names import from_text
+from catalog.format.names import from_text
 from functionfuse._progress import shown
 from functionfuse.errors import TaskNotFound
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from catalog import ids, record
+from catalog.format import footer as record
+from catalog.format import ids
 from functionfuse.storage import _codec, _lazy, _lines, _removal
 from functionfuse.storage._blob import BlobWriter
 from functionfuse.storage._describe import describe

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from catalog.names import to_text
+from catalog.format.names import to_text
 from functionfuse.serializers.base import Statistics
 from functionfuse.storage import _static
 from functionfuse.storage._json_readers import LONGEST, key_text, not_finite, to_json

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from catalog import regular
-from catalog.sync import sync_path
+from catalog.store import regular
+from catalog.store.sync import sync_path
 
 
 def sync_tree(path: str) -> None:

@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager, suppress
 from functools import cache
 from typing import Any, Literal
 
-from catalog import ids, record
+from catalog.format import footer as record
+from catalog.format import ids
 from catalog.format.record import Record
 from functionfuse.errors import InvalidArgument, InvalidPickle, StorageError, StorageUnusable, TaskNotFound, add_note
 from functionfuse.serializers._defaults import installed_defaults

@@ -1,0 +1,212 @@
+"""The journal: what happened, one JSON line an event, appended and never changed.
+
+Every writing process has a segment of its own, ``<UUIDv7>.ndjson``, and
+appends each event by one `write` on an append handle, so writers never wait for
+one another. A save's line is written before its blob is renamed into place: the
+last line of a segment is provisional until the blob's footer shows its id, and
+every line before it is settled.
+
+A segment that nobody has appended to for a while is compacted (`catalog.journal.compaction`):
+moved out of the journal's folder, with its lines in a Parquet file. A writer
+therefore begins a new segment after a pause, and looks after every line whether
+its segment is still there; if not, the line is written again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from catalog.format.ids import new_id
+from catalog.format.names import CATALOG_FOLDER
+from catalog.store import regular
+
+JOURNAL_FOLDER = f"{CATALOG_FOLDER}/journal"
+#: Where compaction moves segments before it deletes them.
+RETIRED_FOLDER = f"{CATALOG_FOLDER}/retired"
+SEGMENT_SUFFIX = ".ndjson"
+#: Seconds without a line after which a writer begins a new segment.
+PAUSE = 60.0
+#: Bytes after which a writer begins a new segment, so that compaction can take one in a moment.
+FULL = 8 << 20
+
+_PATIENCE = 100  # times that a segment may vanish under us before it counts as an error
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, and never back
+
+
+@dataclass
+class _Segment:
+    path: str
+    written: float  # when the last line was, seconds
+    size: int = 0
+
+    def is_over(self) -> bool:
+        return self.size >= FULL or time.clock_gettime(_CLOCK) - self.written > PAUSE
+
+
+_journals: WeakValueDictionary[str, Journal] = WeakValueDictionary()
+_segments: dict[tuple[int, str], _Segment] = {}  # by process and folder: to be taken up again when its journal is
+_journals_lock = threading.Lock()
+
+
+def journal_of(root: str) -> Journal:
+    """Return this process's journal for the storage in folder `root`, the same one for every caller."""
+    with _journals_lock:
+        journal = _journals.get(root)
+        if journal is None:
+            _journals[root] = journal = Journal(root)
+        return journal
+
+
+def _after_fork() -> None:
+    global _journals_lock
+    _journals_lock = threading.Lock()
+    for journal in _journals.values():  # the segments, and locks that may be held, are the parent's
+        journal._close()
+        journal._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def append_all(root: str, lines: Iterable[str]) -> None:
+    """Write events that came true already, as a segment of their own.
+
+    Parameters
+    ----------
+    root : str
+        The storage's folder, absolute.
+    lines : iterable of str
+        As for `Journal.append`.
+
+    Raises
+    ------
+    OSError
+        If they cannot be written.
+    """
+    folder = f"{root}/{JOURNAL_FOLDER}"
+    regular.make_folders(root, JOURNAL_FOLDER)
+    name = new_id()
+    temporary = f"{folder}/.{name}.tmp"
+    try:
+        with open(temporary, "x", encoding="ascii") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        os.rename(temporary, f"{folder}/{name}{SEGMENT_SUFFIX}")
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+class Journal:
+    """The segment that this process appends to.
+
+    Parameters
+    ----------
+    root : str
+        The storage's folder, absolute.
+
+    Notes
+    -----
+    Safe to use from several threads; a forked child opens a segment of its own.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._folder = f"{root}/{JOURNAL_FOLDER}"
+        self._handle: int | None = None
+        self._segment: _Segment | None = None
+        self._forget()
+
+    @property
+    def segment(self) -> str | None:
+        """The path of the segment that is appended to, if there is one."""
+        return None if self._segment is None else self._segment.path
+
+    def append(self, line: str, publish: Callable[[], object] | None = None) -> None:
+        """Write an event and then make it true.
+
+        Parameters
+        ----------
+        line : str
+            One JSON object in ASCII, without the line's end.
+        publish : callable, optional
+            What the event tells: a rename or a removal. No other event of this
+            process is written until it is done, so that a later line settles
+            this one.
+
+        Raises
+        ------
+        OSError
+            If the line cannot be written; then nothing is published.
+        """
+        with self._lock:
+            try:
+                self._write(f"{line}\n".encode("ascii"))
+                if publish is not None:
+                    publish()
+            except BaseException:  # an interrupt may strike between the two
+                self._abandon()  # a line that was written stays the last of its segment, and so provisional
+                raise
+
+    def _write(self, data: bytes) -> None:
+        for _ in range(_PATIENCE):
+            try:
+                segment, handle = self._opened()
+            except FileNotFoundError:  # folder or segment vanished as it was opened
+                self._abandon()
+                continue
+            written = os.write(handle, data)
+            if written != len(data):  # a torn line ends its segment: the next event must not be joined to it
+                raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes written to the journal", self._folder)
+            segment.written = time.clock_gettime(_CLOCK)
+            segment.size += written
+            if os.access(segment.path, os.F_OK):
+                return
+            self._abandon()  # compacted or deleted just now, perhaps without this line: events are a set
+        raise OSError(errno.ENOENT, "the journal's segments vanish as fast as they are made", self._folder)
+
+    def _opened(self) -> tuple[_Segment, int]:
+        if self._segment is not None and self._segment.is_over():
+            self._abandon()
+        if self._segment is None or self._handle is None:
+            return self._open()
+        return self._segment, self._handle
+
+    def _open(self) -> tuple[_Segment, int]:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        segment = _segments.get((self._pid, self._folder))
+        if segment is None or segment.is_over() or not regular.is_file(segment.path):
+            regular.make_folders(self._root, JOURNAL_FOLDER)
+            segment = _Segment(f"{self._folder}/{new_id()}{SEGMENT_SUFFIX}", time.clock_gettime(_CLOCK))
+            flags |= os.O_CREAT | os.O_EXCL
+        self._handle = regular.open_file(segment.path, flags)
+        self._segment = _segments[self._pid, self._folder] = segment
+        return segment, self._handle
+
+    def _abandon(self) -> None:
+        _segments.pop((self._pid, self._folder), None)
+        self._close()
+
+    def _close(self) -> None:
+        self._segment = None
+        if self._handle is not None:
+            handle = self._handle
+            self._handle = None
+            os.close(handle)
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._handle = None
+        self._segment = None
+
+    def __del__(self) -> None:
+        if self._pid == os.getpid():
+            self._close()

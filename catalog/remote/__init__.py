@@ -1,1 +1,0 @@
-"""A storage that lies in a bucket, or in any other place that fsspec reaches."""

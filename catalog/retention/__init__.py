@@ -1,0 +1,4 @@
+"""Which results a rule of retention would remove.
+
+It imports `query`.
+"""

@@ -1,0 +1,4 @@
+"""What a notebook shows.
+
+It imports `index` and what is below.
+"""
