@@ -1,77 +1,63 @@
-"""Objects under a prefix: read, written and listed as a whole, patiently.
+"""The one interface to bytes: files below a root, on a disk or in a bucket.
 
-Whatever may pass (a server that is busy, a connection that is cut, a time-out)
-is tried again; what will not is told at once, and clearly.
+A key is a path relative to the root, with slashes: ``weather/mean``, ``.catalog/journal/<name>``. Whoever has a `Store`
+need not know which kind it is; the few things that a place cannot do, it says by a flag.
 """
 
 from __future__ import annotations
 
-import errno
-import logging
-import random
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from catalog.errors import CatalogUnusable, Refused
-from catalog.format.names import CATALOG_FOLDER
-from catalog.store.retry import Patience
-
+S = TypeVar("S")
 T = TypeVar("T")
 
-#: Where an object is written that does not appear as a whole, before it is put into its place.
-UNDER_WAY = f"{CATALOG_FOLDER}/tmp/"
-#: Seconds between two tries: the first ones, doubled each time, and at most.
-SHORTEST, LONGEST = 0.1, 5.0
 
-_TRANSIENT_CODES = frozenset(
-    (
-        *("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"),  # the request was cut
-        *("InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable"),
-        *("SlowDown", "Throttling", "ThrottlingException", "TooManyRequests"),
-    )
-)
-_TRANSIENT_NUMBERS = frozenset((errno.EBUSY, errno.EIO, getattr(errno, "EREMOTEIO", errno.EIO), errno.EAGAIN))
+class Changed(Exception):
+    """A file is no longer the one that was asked for: it was written anew."""
 
-_log = logging.getLogger("functionfuse.catalog")
+
+class Unreadable(Exception):
+    """There is a file, and this user cannot read it, or not to its end."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An object, as it was listed.
+    """A file, as it was listed or looked up.
 
     Attributes
     ----------
     key : str
-        Its name below the prefix.
+        Its path below the root.
     size : int
         Bytes.
-    changed : float
-        When it was written, by the server's clock; seconds since 1970.
+    modified : float
+        When it was written, by the clock of the place; seconds since 1970, 0 where nothing tells.
     tag : str
         What changes when it is written anew; empty where nothing tells.
     """
 
     key: str
     size: int
-    changed: float
+    modified: float
     tag: str
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The objects whose names begin in the same way.
+    """The files whose keys begin in the same way.
 
     Attributes
     ----------
     entries : list of Entry
-        In the order of their names.
+        In the order of their keys.
     folders : list of str
-        What lies deeper, by the names up to the next slash; empty where all was listed.
+        What lies deeper, by the keys up to the next slash; empty where all was listed.
     now : float
-        The server's time, seconds since 1970; 0 where it does not tell.
+        The time by the clock of the place, seconds since 1970; 0 where it does not tell.
     """
 
     entries: list[Entry]
@@ -81,7 +67,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Tail:
-    """The end of an object.
+    """The end of a file.
 
     Attributes
     ----------
@@ -89,7 +75,7 @@ class Tail:
         Its last bytes; all of them if there are no more.
     size : int
         Bytes of the whole.
-    changed : float
+    modified : float
         When it was written; seconds since 1970.
     tag : str
         As of `Entry`.
@@ -97,180 +83,252 @@ class Tail:
 
     data: bytes
     size: int
-    changed: float
+    modified: float
     tag: str
 
 
-class Changed(Exception):
-    """An object was written anew while it was read."""
-
-
-class Upload(ABC):
-    """A large object that is sent in parts, and appears when it is complete."""
-
-    @abstractmethod
-    def send(self, number: int, data: bytes) -> None:
-        """Send a part; its number counts from 1. Parts may be sent at once, from several threads."""
-
-    @abstractmethod
-    def complete(self) -> bool:
-        """Let the object appear; return whether that took more than one try."""
-
-    @abstractmethod
-    def abort(self) -> None:
-        """Forget all that was sent."""
-
-
-class Bucket(ABC):
-    """Objects under a prefix.
+class OpenFile(Protocol):
+    """A file that is open for reading, and closed behind a ``with`` block.
 
     Attributes
     ----------
-    url : str
-        Where, as a person writes it; without a slash at the end.
-    tells_changes : bool
-        Whether `span` raises `Changed`; if not, whoever reads several looks at the tag again.
-    patience : Patience
-        For how long requests are tried again.
+    size : int
+        Bytes.
+    modified_ns : int
+        When it was written, by the clock of the place; nanoseconds since 1970.
+    tag : str
+        What tells it from another file of that key.
+    piece : int
+        Bytes that are best read at once.
     """
 
-    url: str
-    tells_changes = True
+    piece: int
 
-    def __init__(self) -> None:
-        self.patience = Patience()
+    @property
+    def size(self) -> int:
+        """Bytes."""
 
-    @abstractmethod
-    def get(self, key: str) -> bytes:
-        """Return an object; `FileNotFoundError` if there is none."""
+    @property
+    def modified_ns(self) -> int:
+        """When it was written, ns since 1970."""
 
-    @abstractmethod
-    def tail(self, key: str, most: int) -> Tail:
-        """Return the last bytes of an object, at most so many; `FileNotFoundError` if there is none."""
+    @property
+    def tag(self) -> str:
+        """What tells it from another."""
 
-    @abstractmethod
-    def span(self, key: str, begin: int, end: int, tag: str) -> bytes:
-        """Return bytes of an object; `Changed` if it is not the one with that tag, where `tells_changes`."""
+    def tail(self, count: int) -> bytes:
+        """Return the last bytes, all if there are fewer; `FileNotFoundError` if it was replaced meanwhile."""
 
-    @abstractmethod
-    def put(self, key: str, data: bytes) -> bool:
-        """Write an object, which appears as a whole; return whether that took more than one try."""
+    def read(self, position: int, count: int) -> bytes:
+        """Return bytes from a position on: at least one and at most `count`; none at the end."""
 
-    @abstractmethod
-    def create(self, key: str, data: bytes) -> None:
-        """Write an object if there is none, as far as the place can tell; `FileExistsError` if there is one."""
+    def __enter__(self) -> OpenFile:
+        """Return the file itself."""
 
-    @abstractmethod
-    def delete(self, key: str, tag: str = "") -> bool:
-        """Delete an object, none is no error; return whether that took more than one try.
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
 
-        With a tag, `Changed` if it is another one: as far as the place can tell, not even if that came just before.
+
+class Writer(Protocol):
+    """A file of which nothing is seen before it is published."""
+
+    def open(self) -> None:
+        """Begin it."""
+
+    def write(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Append all of some pieces, a thousand at most, which may be changed as soon as this returns."""
+
+    def sync(self) -> None:
+        """Return when all that was written is on the medium."""
+
+    def close(self) -> None:
+        """End it; errors that were kept back are raised here."""
+
+    def publish(self) -> bool:
+        """Let it appear under its key, in place of the file that is there.
+
+        Returns
+        -------
+        bool
+            Whether that took more than one try, so that it may have replaced what somebody else wrote meanwhile.
         """
 
-    @abstractmethod
-    def copy(self, key: str, to: str, tag: str) -> None:
-        """Copy an object within the place; `Changed` if it is not the one with that tag."""
+    def discard(self) -> bool:
+        """Delete it; False if it was published, or is just being, and is not to be deleted."""
 
-    def move(self, key: str, to: str, tag: str) -> None:
-        """Give an object another name; `Changed` if it is not the one with that tag, of which then nothing is lost."""
-        self.copy(key, to, tag)
-        self.delete(key, tag)
 
-    @abstractmethod
-    def listing(self, prefix: str, deep: bool = True) -> Listing:
-        """List all objects whose names begin with `prefix`, or only those without a further slash."""
+class Store(ABC):
+    """Files below a root.
 
-    @abstractmethod
-    def upload(self, key: str) -> Upload:
-        """Begin a large object."""
+    Attributes
+    ----------
+    root : str
+        An absolute path, or a URL; without a slash at the end.
+    options : mapping or None
+        Keyword arguments of the file system behind a URL; None for a path.
+    is_local : bool
+        Whether it is a folder of this machine's file system: a look costs microseconds, and the index can lie in it.
+    tells_changes : bool
+        Whether `span` raises `Changed`; if not, whoever reads several spans compares the tag again.
+    """
+
+    root: str
+    options: Mapping[str, Any] | None = None
+    is_local = False
+    tells_changes = True
 
     @property
     @abstractmethod
     def address(self) -> str:
-        """The URL, and what tells places apart that have the same: an endpoint, an account."""
+        """Where it is, the same however that was written; places that have the same root differ here."""
 
-    @property
+    # Reading
+
     @abstractmethod
-    def filesystem(self) -> Any:
-        """The fsspec file system behind it, of this process."""
+    def get(self, key: str) -> bytes:
+        """Return a file; `FileNotFoundError` if there is none."""
 
-    @property
     @abstractmethod
-    def root(self) -> str:
-        """The prefix as that file system names it; without a slash at the end."""
+    def tail(self, key: str, most: int) -> Tail:
+        """Return the last bytes of a file, at most so many; `FileNotFoundError` if there is none."""
 
-    def patiently(self, action: Callable[[], T]) -> tuple[T, bool]:
-        """Do something that may fail for a while.
+    @abstractmethod
+    def span(self, key: str, begin: int, end: int, tag: str) -> bytes:
+        """Return bytes of a file; `Changed` if it is not the one with that tag, where the place `tells_changes`."""
 
-        Parameters
-        ----------
-        action : callable
-            What is done.
+    @abstractmethod
+    def open(self, key: str) -> OpenFile:
+        """Open a file for reading.
 
         Returns
         -------
-        tuple of (object, bool)
-            What it returns, and whether that took more than one try.
+        OpenFile
+            To be closed, or used as a context manager.
 
         Raises
         ------
-        CatalogUnusable
-            If the place cannot be reached, or does not do it for a minute; at the first failed try where nothing has
-            succeeded for a minute.
-        Refused
-            If it may not be done.
-        FileNotFoundError, FileExistsError, Changed
-            As they are.
+        FileNotFoundError
+            If there is none.
+        OSError
+            If it cannot be read.
         """
-        began = time.monotonic()
-        wait = SHORTEST
-        tries = 0
-        while True:
-            tries += 1
-            tried = time.monotonic()
-            try:
-                result = action()
-            except (FileNotFoundError, FileExistsError, Changed, CatalogUnusable):
-                self.patience.answered()
-                raise
-            except Exception as error:
-                self._judge(error, tries, began, tried)
-                _log.debug("%s: tried again after %s: %s", self.url, type(error).__name__, str(error))
-            else:
-                self.patience.answered()
-                return result, tries > 1
-            time.sleep(wait * (0.5 + random.random()))
-            wait = min(2 * wait, LONGEST)
 
-    def _judge(self, error: Exception, tries: int, began: float, tried: float) -> None:
-        """Return if it may pass, and raise what it means otherwise."""
-        reason = self.reason(error)
-        if reason is None and not is_transient(error):
-            reason = CatalogUnusable(f"{self.url}: {error}")
-        if reason is None and self.patience.failed(began, tried):
-            what = "does not answer as it should any more" if self.patience.was_reached else "cannot be reached"
-            reason = CatalogUnusable(f"{self.url} {what}: {error}; check the address and the network")
-        if reason is not None:
-            reason.tries = tries
-            raise reason from error
+    @abstractmethod
+    def load(self, key: str, is_mapped: bool = True) -> memoryview:
+        """Return all bytes of a file, mapped if that is wanted and possible; `FileNotFoundError` if there is none."""
 
-    def reason(self, error: Exception) -> CatalogUnusable | None:
-        """Return what an error means that will not pass, if that is known."""
-        if isinstance(error, PermissionError):
-            return Refused(f"{self.url} may not be used in this way: {error}")
-        return None
+    @abstractmethod
+    def stat(self, key: str) -> Entry | None:
+        """Return what is known of a file without reading it, None if there is none."""
 
+    @abstractmethod
+    def ls(self, prefix: str, deep: bool = True) -> Listing:
+        """List all files whose keys begin with `prefix`, or only those without a further slash."""
 
-def is_transient(error: BaseException) -> bool:
-    """Tell whether an error may pass."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        passes = response.get("Error", {}).get("Code") in _TRANSIENT_CODES
-        return passes or status == 429 or (status >= 500 and status != 501)  # 501 is what a server does not know
-    if isinstance(error, (ConnectionError, TimeoutError)):
-        return True
-    if isinstance(error, OSError) and error.errno in _TRANSIENT_NUMBERS:
-        return True
-    names = {each.__name__ for each in type(error).__mro__}
-    return bool(names & {"HTTPClientError", "ConnectionError", "ClientError", "ResponseStreamingError", "TimeoutError"})
+    @abstractmethod
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the files in a folder, in no order; hidden ones are left out."""
+
+    @abstractmethod
+    def folders(self) -> list[tuple[str, int]]:
+        """Return the folders of workflows, and when their entries last changed; ns since 1970, 0 if unknown."""
+
+    @abstractmethod
+    def has_folder(self, folder: str) -> bool:
+        """Tell whether there is the folder of a workflow."""
+
+    @abstractmethod
+    def local_files(self, keys: Sequence[str]) -> AbstractContextManager[list[str]]:
+        """Have files on this machine, for the time of a block.
+
+        Returns
+        -------
+        context manager of list of str
+            Their paths, in the order of the keys.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        Unreadable
+            If a link stands in its place, or on the way.
+        """
+
+    def prefetch(self, keys: Iterable[str]) -> AbstractContextManager[None]:
+        """Return a context in which files that will be loaded, in about that order, may be fetched before."""
+        return nullcontext()
+
+    def map(self, function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+        """Yield what a function that asks the store returns for each item, in their order; several at once if it pays.
+
+        What is left when the iterator is closed, or a call raises, is not begun.
+        """
+        return map(function, items)
+
+    # Writing
+
+    @abstractmethod
+    def prepare(self, folder: str) -> None:
+        """Make the folder of a workflow, and the storage itself, with its identity, if it is new."""
+
+    @abstractmethod
+    def is_writable(self) -> bool:
+        """Tell whether journal and index may be written by this user, as far as that is known."""
+
+    def require_writable(self, folder: str) -> None:  # noqa: B027 - what only a try can tell is no error
+        """Raise `PermissionError` if it is known that nothing can be written into a folder."""
+
+    @abstractmethod
+    def writer(self, key: str) -> Writer:
+        """Return a new file, to be opened, written and then published."""
+
+    @abstractmethod
+    def put(self, key: str, data: bytes) -> bool:
+        """Write a file, which appears as a whole, over the one that is there; return as `Writer.publish` does."""
+
+    @abstractmethod
+    def create(self, key: str, data: bytes) -> None:
+        """Write a durable file if there is none, as far as the place can tell; `FileExistsError` if there is one."""
+
+    @abstractmethod
+    def delete(self, key: str, tag: str = "") -> bool:
+        """Delete a file; return as `Writer.publish` does.
+
+        Parameters
+        ----------
+        key : str
+            Which.
+        tag : str
+            With a tag, only the file that has it.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none, and the place can tell.
+        Changed
+            If it is another one: as far as the place can tell, not even if that came just before.
+        """
+
+    @abstractmethod
+    def copy(self, key: str, to: str, tag: str) -> None:
+        """Copy a file within the place; `Changed` if it is not the one with that tag."""
+
+    @abstractmethod
+    def move(self, key: str, to: str, tag: str) -> None:
+        """Give a file another key; `Changed` if it is not the one with that tag, of which then nothing is lost."""
+
+    @abstractmethod
+    def move_all(self, key: str, to: str) -> None:
+        """Move a file, or a folder with all that is below it; nothing if it is gone."""
+
+    @abstractmethod
+    def remove_folder(self, folder: str) -> None:
+        """Delete the folder of a workflow if nothing is left in it: another process may be saving there."""
+
+    @abstractmethod
+    def sync(self, folder: str) -> None:
+        """Return when the names of what was published in `folder` are on the medium."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """Return the time by the clock of the place, by which files are dated; seconds since 1970."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from catalog.store import threads as pool
-from catalog.store.base import Bucket, Changed
+from catalog.store.bucket import Bucket, Changed
 
 _PIECE = 4 << 20  # bytes that one request reads
 

@@ -4,96 +4,111 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from typing import Any
+
+import fsspec
 
 from catalog.errors import CatalogUnusable
 from catalog.format.ids import new_id
-from catalog.store.base import UNDER_WAY, Bucket, Changed, Entry, Listing, Tail, Upload
-
-T = TypeVar("T")
+from catalog.format.names import CATALOG_FOLDER
+from catalog.store.base import Changed, Entry, Listing, Tail
+from catalog.store.filesystems import shared
+from catalog.store.object_writer import Upload
+from catalog.store.objects import UNDER_WAY, ObjectStore
+from catalog.store.retry import Patience
 
 #: Places in which an object that is written or copied by one call appears as a whole. Elsewhere it is moved.
 _ATOMIC = frozenset({"memory", "s3", "s3a", "gs", "gcs", "abfs", "az", "abfss", "oss", "obs", "tos", "oci"})
 _IS_SECRET = re.compile("token|secret|password|passwd|key|credential|sas|connection_string", re.IGNORECASE).search
 
 
-class FsspecBucket(Bucket):
+class FsspecStore(ObjectStore):
     """A prefix in any place that fsspec reaches.
 
     Parameters
     ----------
-    filesystem : fsspec.AbstractFileSystem
-        How it is reached.
-    root : str
-        The prefix as the file system names it.
     url : str
         The prefix as a person writes it.
+    options : mapping
+        Keyword arguments of the file system.
+
+    Raises
+    ------
+    ImportError, ValueError, TypeError
+        If there is no such file system, or it does not take the options.
     """
 
     tells_changes = False
 
-    def __init__(self, filesystem: Any, root: str, url: str) -> None:
-        super().__init__()
-        self._fs = filesystem
-        self._root = root.rstrip("/")
-        self.url = url.rstrip("/")
-        protocol = filesystem.protocol
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        super().__init__(url, options)
+        self._patience = Patience()
+        system = self.filesystem
+        self._prefix = str(system._strip_protocol(url)).rstrip("/")
+        protocol = system.protocol
         self._is_atomic = not _ATOMIC.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
+
+    def _connect(self) -> Any:
+        protocol = self.root.partition("://")[0]
+        made = {"auto_mkdir": True} if protocol in ("file", "local") else {}
+        given = {**made, **self.options, "skip_instance_cache": protocol != "memory"}
+        return shared(protocol, given, lambda: fsspec.filesystem(protocol, **given))
+
+    @property
+    def patience(self) -> Patience:
+        """For how long requests are tried again."""
+        return self._patience
 
     @property
     def address(self) -> str:
         """URL and what options are texts, such as an account or a host, but no secrets, which change."""
-        options = self._fs.storage_options.items()
-        return f"{self.url} {sorted(item for item in options if isinstance(item[1], str) and not _IS_SECRET(item[0]))}"
+        options = self.filesystem.storage_options.items()
+        shown = sorted(item for item in options if isinstance(item[1], str) and not _IS_SECRET(item[0]))
+        return f"{self.root} {shown}"
 
     @property
-    def filesystem(self) -> Any:
-        """The file system."""
-        return self._fs
-
-    @property
-    def root(self) -> str:
-        """The prefix."""
-        return self._root
+    def prefix(self) -> str:
+        """The root as the file system names it."""
+        return self._prefix
 
     def get(self, key: str) -> bytes:
         """Return an object."""
-        return self._try(lambda: bytes(self._fs.cat_file(self._path(key))))[0]
+        return self.retry(lambda: bytes(self.filesystem.cat_file(self._path(key))))[0]
 
     def tail(self, key: str, most: int) -> Tail:
         """Return the last bytes of an object."""
 
         def read() -> Tail:
             path = self._path(key)
-            about = self._fs.info(path)
+            about = self.filesystem.info(path)
             while about["type"] == "file":
                 size = int(about["size"])
-                data = bytes(self._fs.cat_file(path, start=max(0, size - most), end=size)) if size else b""
-                before, about = about, self._fs.info(path)
+                data = bytes(self.filesystem.cat_file(path, start=max(0, size - most), end=size)) if size else b""
+                before, about = about, self.filesystem.info(path)
                 if _tag(about) == _tag(before):
                     return Tail(data, size, _changed(about), _tag(about))
             raise FileNotFoundError(path)
 
-        return self._try(read)[0]
+        return self.retry(read)[0]
 
     def span(self, key: str, begin: int, end: int, tag: str) -> bytes:
         """Return bytes of an object."""
-        data = self._try(lambda: bytes(self._fs.cat_file(self._path(key), start=begin, end=end)))[0]
+        data = self.retry(lambda: bytes(self.filesystem.cat_file(self._path(key), start=begin, end=end)))[0]
         if len(data) < end - begin:  # it was overwritten by a smaller one
             raise Changed
         return data
 
     def put(self, key: str, data: bytes) -> bool:
         """Write an object."""
-        return self._try(lambda: self._write(key, data))[1]
+        return self.retry(lambda: self._write(key, data))[1]
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object if there is none; two at once may both succeed, the last one counts."""
-        if self._try(lambda: self._fs.exists(self._path(key)))[0]:
-            raise FileExistsError(f"{self.url}/{key} is there already")
+        if self.retry(lambda: self.filesystem.exists(self._path(key)))[0]:
+            raise FileExistsError(f"{self.root}/{key} is there already")
         self.put(key, data)
 
     def delete(self, key: str, tag: str = "") -> bool:
@@ -102,42 +117,42 @@ class FsspecBucket(Bucket):
         def remove() -> None:
             self._check(key, tag)
             try:
-                self._fs.rm_file(self._path(key))
+                self.filesystem.rm_file(self._path(key))
             except FileNotFoundError:
-                self._fs.invalidate_cache()
+                self.filesystem.invalidate_cache()
 
-        return self._try(remove)[1]
+        return self.retry(remove)[1]
 
     def copy(self, key: str, to: str, tag: str) -> None:
         """Copy an object."""
 
         def copy() -> None:
             self._check(key, tag)
-            self._fs.makedirs(self._fs._parent(self._path(to)), exist_ok=True)
-            self._fs.cp_file(self._path(key), self._path(to))
+            self.filesystem.makedirs(self.filesystem._parent(self._path(to)), exist_ok=True)
+            self.filesystem.cp_file(self._path(key), self._path(to))
 
-        self._try(copy)
+        self.retry(copy)
 
     def _check(self, key: str, tag: str) -> None:
-        if tag and _tag(self._fs.info(self._path(key))) != tag:
+        if tag and _tag(self.filesystem.info(self._path(key))) != tag:
             raise Changed
 
-    def listing(self, prefix: str, deep: bool = True) -> Listing:
+    def ls(self, prefix: str, deep: bool = True) -> Listing:
         """List objects."""
         folder, _, head = prefix.rpartition("/")
 
         def read() -> list[dict[str, Any]]:
-            path = self._path(folder) if folder else self._root
-            self._fs.invalidate_cache()
+            path = self._path(folder) if folder else self._prefix
+            self.filesystem.invalidate_cache()
             try:
                 if deep:
                     return self._below(path)
-                return list(self._fs.ls(path, detail=True))
+                return list(self.filesystem.ls(path, detail=True))
             except (FileNotFoundError, NotADirectoryError):
                 return []
 
         found, folders = [], []
-        for about in self._try(read)[0]:
+        for about in self.retry(read)[0]:
             key = self._key(about["name"])
             if key.rpartition("/")[2].startswith(head) or (deep and key.startswith(prefix)):
                 if about["type"] == "file":
@@ -150,35 +165,40 @@ class FsspecBucket(Bucket):
         """Return all objects below a folder."""
         from fsspec import AbstractFileSystem
 
-        if type(self._fs).find is not AbstractFileSystem.find:
-            return list(self._fs.find(path, detail=True).values())
+        if type(self.filesystem).find is not AbstractFileSystem.find:
+            return list(self.filesystem.find(path, detail=True).values())
         found = []
         folders = [path]
         while folders:  # fsspec's own `find` takes a folder that cannot be read for an empty one
             with suppress(FileNotFoundError, NotADirectoryError):
-                for about in self._fs.ls(folders.pop(), detail=True):
+                for about in self.filesystem.ls(folders.pop(), detail=True):
                     if about["type"] == "directory":
                         folders.append(about["name"])
                     else:
                         found.append(about)
         return found
 
+    def now(self) -> float:
+        """Return a time that is not ahead of the place's clock, which fsspec does not tell.
+
+        That of the newest object of the catalog; this machine's clock may be ahead of it.
+        """
+        entries = self.ls(f"{CATALOG_FOLDER}/").entries
+        return max((entry.modified for entry in entries), default=0.0)
+
     def upload(self, key: str) -> Upload:
         """Begin a large object."""
         return _Stream(self, key)
 
     def _path(self, key: str) -> str:
-        return f"{self._root}/{key}"
+        return f"{self._prefix}/{key}"
 
     def _key(self, path: str) -> str:
-        return str(path)[len(self._root) :].strip("/") if self._root else str(path).strip("/")
-
-    def _try(self, action: Callable[[], T]) -> tuple[T, bool]:
-        return self.patiently(action)
+        return str(path)[len(self._prefix) :].strip("/") if self._prefix else str(path).strip("/")
 
     def _write(self, key: str, data: bytes) -> None:
         if self._is_atomic:
-            self._fs.pipe_file(self._path(key), data)
+            self.filesystem.pipe_file(self._path(key), data)
             return
         upload = _Stream(self, key)
         try:
@@ -196,11 +216,11 @@ class _Stream(Upload):
     is opened, or when it is collected half written.
     """
 
-    def __init__(self, bucket: FsspecBucket, key: str) -> None:
-        self._fs = bucket._fs
-        self._is_atomic = bucket._is_atomic
-        self._path = bucket._path(key)
-        self._beside = bucket._path(f"{UNDER_WAY}{new_id()}")
+    def __init__(self, store: FsspecStore, key: str) -> None:
+        self._fs = store.filesystem
+        self._is_atomic = store._is_atomic
+        self._path = store._path(key)
+        self._beside = store._path(f"{UNDER_WAY}{new_id()}")
         for each in (self._path, self._beside) if not self._is_atomic else ():
             self._fs.makedirs(self._fs._parent(each), exist_ok=True)
         self._file = self._fs.open(self._beside, "wb")

@@ -1,22 +1,21 @@
-"""``.catalog/storage.json``: which storage a folder is.
+"""``.catalog/storage.json``: which storage a place is.
 
-The UUID keys every index, private ones too, so that a folder that was deleted
-and begun again is not answered from the index of the old one.
+The UUID keys every index, private ones too, so that a folder that was deleted and begun again is not answered from the
+index of the old one.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from catalog.errors import CatalogUnusable, NewerFormat
 from catalog.format.ids import new_id
 from catalog.format.names import CATALOG_FOLDER
-from catalog.store import regular
-from catalog.store.sync import sync_folder, sync_path
+
+if TYPE_CHECKING:
+    from catalog.store.base import Store
 
 #: The layout that this version writes. The first is the same to a reader; 2 tells versions that do not know blobs of
 #: format 3, or what else may come to lie in a storage, to keep their hands off: they would quarantine it.
@@ -39,31 +38,28 @@ class Identity:
         return json.dumps({"uuid": self.uuid, "format": STORAGE_FORMAT}).encode()
 
 
-def read_identity(root: str) -> Identity | None:
-    """Return the identity of the storage in folder `root`, or None if it has none yet.
+def read_identity(store: Store) -> Identity | None:
+    """Return the identity of a storage, or None if it has none yet.
 
     Returns
     -------
     Identity or None
-        None for a folder in which nothing was saved yet, for one of the older format, and where the file is empty or
-        torn, as a power cut may leave it.
+        None for a place in which nothing was saved yet, for a storage of the older format, and where the file is empty
+        or torn, as a power cut may leave it.
 
     Raises
     ------
     NewerFormat
         If a newer version laid the storage out.
     """
-    if not regular.are_folders(root, CATALOG_FOLDER):
-        return None
     try:
-        with open(f"{root}/{IDENTITY_FILE}", "rb", opener=regular.open_file) as file:
-            return identity_in(file.read(_LONGEST), root)
-    except FileNotFoundError:
+        with store.open(IDENTITY_FILE) as file:
+            return _decoded(file.read(0, _LONGEST), store.root)
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def identity_in(content: bytes, root: str) -> Identity | None:
-    """Return the identity that the file of a storage at `root` holds; as `read_identity` does."""
+def _decoded(content: bytes, root: str) -> Identity | None:
     try:
         fields = json.loads(content)
         identity = Identity(str(fields["uuid"]), int(fields["format"]))
@@ -77,13 +73,8 @@ def identity_in(content: bytes, root: str) -> Identity | None:
     return identity
 
 
-def new_identity() -> bytes:
-    """Return the content of a new storage's file."""
-    return Identity(new_id(), STORAGE_FORMAT).content()
-
-
-def ensure_identity(root: str) -> Identity:
-    """Return the identity of the storage in folder `root`, giving it one if it has none.
+def ensure_identity(store: Store) -> Identity:
+    """Return the identity of a storage, giving it one if it has none.
 
     Of several processes that do so at once, one wins and all return its identity.
 
@@ -95,27 +86,26 @@ def ensure_identity(root: str) -> Identity:
     Raises
     ------
     OSError
-        If the folder cannot be written.
+        If the place cannot be written.
     """
-    identity = read_identity(root)
+    identity = read_identity(store)
     if identity is not None:
         return identity
-    regular.make_folders(root, CATALOG_FOLDER)
-    path = f"{root}/{IDENTITY_FILE}"
-    with _written(path, new_identity()) as temporary:
-        _publish_first(temporary, path, root)
-    # Not before it appears: one commit of the file system's journal takes half as long as two, and what is torn until
-    # then counts as absent.
-    sync_path(path)
-    sync_folder(f"{root}/{CATALOG_FOLDER}")
-    sync_folder(root)
-    identity = read_identity(root)
+    content = Identity(new_id(), STORAGE_FORMAT).content()
+    try:
+        store.create(IDENTITY_FILE, content)
+    except FileExistsError:
+        if read_identity(store) is None:
+            # What is torn, or no file, is replaced. Of two processes that do so at once the later one wins, and the
+            # index that the other may have begun is built once more.
+            store.put(IDENTITY_FILE, content)
+    identity = read_identity(store)
     if identity is None:
-        raise CatalogUnusable(f"{path} vanished while it was written")
+        raise CatalogUnusable(f"{store.root}/{IDENTITY_FILE} vanished while it was written")
     return identity
 
 
-def claim_identity(root: str) -> Identity:
+def claim_identity(store: Store) -> Identity:
     """Return the identity of a storage that is about to be written to, which has this version's layout from now on.
 
     Versions that know only an older layout refuse the storage afterwards; asking and reading do not change it.
@@ -128,43 +118,10 @@ def claim_identity(root: str) -> Identity:
     Raises
     ------
     OSError
-        If the folder cannot be written.
+        If the place cannot be written.
     """
-    identity = ensure_identity(root)
+    identity = ensure_identity(store)
     if identity.format == STORAGE_FORMAT:
         return identity
-    path = f"{root}/{IDENTITY_FILE}"
-    with _written(path, identity.content()) as temporary:
-        sync_path(temporary)
-        os.replace(temporary, path)  # of several processes that do so, all write the same
-    sync_folder(f"{root}/{CATALOG_FOLDER}")
+    store.put(IDENTITY_FILE, identity.content())  # of several processes that do so, all write the same
     return Identity(identity.uuid, STORAGE_FORMAT)
-
-
-@contextmanager
-def _written(path: str, content: bytes) -> Iterator[str]:
-    """Have a temporary file beside a path."""
-    temporary = f"{path}.{new_id()}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-        yield temporary
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _publish_first(temporary: str, path: str, root: str) -> None:
-    # A link, unlike a rename, does not replace the identity that another process gave meanwhile.
-    try:
-        os.link(temporary, path)
-        return
-    except FileExistsError:
-        if read_identity(root) is not None:
-            return
-    except OSError:  # a file system without hard links
-        if os.path.lexists(path) and read_identity(root) is not None:
-            return
-    # What is torn, or no file, is replaced. Of two processes that do so at once the later one wins, and the index that
-    # the other may have begun is built once more.
-    os.replace(temporary, path)

@@ -13,7 +13,7 @@ from catalog.journal.append import JOURNAL_FOLDER, RETIRED_FOLDER, SEGMENT_SUFFI
 from catalog.journal.compaction import Compaction
 from catalog.store import regular
 from catalog.store.folder import Compactor, Folder, Found, OpenFile, Segment, Unreadable, found_in, is_compacted
-from catalog.store.identity import ensure_identity, read_identity
+from catalog.store.folder_identity import ensure_identity, read_identity
 
 if TYPE_CHECKING:
     import duckdb

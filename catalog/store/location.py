@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from catalog.errors import CatalogUnusable
-from catalog.store.base import Bucket
+from catalog.store.bucket import Bucket
 from catalog.store.filesystems import shared
 
 _buckets: dict[Location, Bucket] = {}
@@ -56,10 +56,10 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 def _opened(location: Location) -> Bucket:
     protocol, _, path = location.url.partition("://")
     if protocol == "s3":
-        from catalog.store.s3 import S3Bucket
+        from catalog.store.bucket_s3 import S3Bucket
 
         return S3Bucket(location.options, path)
-    from catalog.store.fsspec import FsspecBucket
+    from catalog.store.bucket_fsspec import FsspecBucket
 
     try:
         import fsspec

@@ -20,9 +20,9 @@ from catalog.journal.append import JOURNAL_FOLDER, SEGMENT_SUFFIX
 from catalog.journal.segments import parts_of
 from catalog.journal.upload import flush_all
 from catalog.store import threads as pool
-from catalog.store.base import UNDER_WAY, Entry, Listing, Tail
+from catalog.store.bucket import UNDER_WAY, Entry, Listing, Tail
 from catalog.store.folder import Compactor, Folder, Found, Segment, Unreadable, attempt, found_in, is_compacted
-from catalog.store.identity import IDENTITY_FILE, identity_in
+from catalog.store.folder_identity import IDENTITY_FILE, identity_in
 from catalog.store.location import Location
 
 if TYPE_CHECKING:

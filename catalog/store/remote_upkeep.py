@@ -10,10 +10,10 @@ from typing import TypeVar
 from catalog.errors import Refused
 from catalog.format.names import SIDE_FOLDER
 from catalog.journal.upload import Deed, journal_at
-from catalog.store import base as buckets
+from catalog.store import bucket as buckets
 from catalog.store import threads as pool
 from catalog.store import upkeep
-from catalog.store.base import Bucket, Tail
+from catalog.store.bucket import Bucket, Tail
 from catalog.store.location import Location
 from catalog.store.upkeep import CannotBeRead, Stamp, Upkeep, Whole
 

@@ -6,14 +6,19 @@ there; its file system gives the client, its settings and its credentials.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 
 from catalog.errors import CatalogUnusable, Refused
-from catalog.store.base import Bucket, Changed, Entry, Listing, Tail, Upload
+from catalog.format.names import CATALOG_FOLDER
+from catalog.store.base import Changed, Entry, Listing, Tail
 from catalog.store.filesystems import shared
+from catalog.store.object_writer import Upload
+from catalog.store.objects import ObjectStore
+from catalog.store.retry import Patience
 
 _CONNECTION = {"connect_timeout": 5, "read_timeout": 30, "max_pool_connections": 32}
 _ONE_TRY = {"retries": {"max_attempts": 0}}  # we try again ourselves, and tell sooner what will not pass
@@ -38,41 +43,42 @@ def _open(options: Mapping[str, Any]) -> Any:
     return shared("s3", given, lambda: PatientFileSystem(**given))
 
 
-class S3Bucket(Bucket):
+class S3Store(ObjectStore):
     """A prefix of an S3 bucket.
 
     Parameters
     ----------
+    path : str
+        ``bucket`` or ``bucket/prefix``.
     options : mapping
         Keyword arguments of `s3fs.S3FileSystem`.
-    root : str
-        ``bucket`` or ``bucket/prefix``.
     """
 
-    def __init__(self, options: Mapping[str, Any], root: str) -> None:
-        super().__init__()
-        self._fs = _open(options)
-        self.patience = self._fs.patience
-        self._root = root
-        self._bucket, _, prefix = root.partition("/")
+    def __init__(self, path: str, options: Mapping[str, Any]) -> None:
+        super().__init__(f"s3://{path}", options)
+        self._path = path
+        self._bucket, _, prefix = path.partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
-        self.url = f"s3://{root}"
+
+    def _connect(self) -> Any:
+        return _open(self.options)
+
+    @property
+    def patience(self) -> Patience:
+        """For how long requests are tried again, those of serializers by the same client too."""
+        patience: Patience = self.filesystem.patience
+        return patience
 
     @property
     def address(self) -> str:
         """URL and endpoint."""
-        client = self._fs._s3  # it knows the endpoint wherever that comes from, such as the environment
-        return f"{self.url} at {client.meta.endpoint_url}" if client else self.url
+        client = self.filesystem._s3  # it knows the endpoint wherever that comes from, such as the environment
+        return f"{self.root} at {client.meta.endpoint_url}" if client else self.root
 
     @property
-    def filesystem(self) -> Any:
-        """The file system."""
-        return self._fs
-
-    @property
-    def root(self) -> str:
+    def prefix(self) -> str:
         """Bucket and prefix."""
-        return self._root
+        return self._path
 
     def get(self, key: str) -> bytes:
         """Return an object."""
@@ -108,7 +114,7 @@ class S3Bucket(Bucket):
                 raise
             self.put(key, data)  # who asks has looked just before
         except Changed:
-            raise FileExistsError(f"{self.url}/{key} is there already") from None
+            raise FileExistsError(f"{self.root}/{key} is there already") from None
 
     def delete(self, key: str, tag: str = "") -> bool:
         """Delete an object; servers that know no condition are asked just before."""
@@ -134,9 +140,9 @@ class S3Bucket(Bucket):
             self._call(copied)
         else:
             paths = (f"{self._bucket}/{self._prefix}{name}" for name in (key, to))
-            self._call(partial(self._fs._copy_managed, *paths, tail.size, block=_COPIED_PART))
+            self._call(partial(self.filesystem._copy_managed, *paths, tail.size, block=_COPIED_PART))
 
-    def listing(self, prefix: str, deep: bool = True) -> Listing:
+    def ls(self, prefix: str, deep: bool = True) -> Listing:
         """List objects, a thousand with each request."""
         entries: list[Entry] = []
         folders: list[str] = []
@@ -165,6 +171,10 @@ class S3Bucket(Bucket):
         answer, _ = self._call(lambda: self._ask("create_multipart_upload", Key=self._prefix + key))
         return _MultipartUpload(self, self._prefix + key, answer["UploadId"])
 
+    def now(self) -> float:
+        """Return the server's time, as it answers a listing of nothing; this machine's where it does not tell."""
+        return self.ls(f"{CATALOG_FOLDER}/storage.json").now or time.time()
+
     def reason(self, error: Exception) -> CatalogUnusable | None:
         """Return what an error means that will not pass."""
         code, status = _answer_of(error)
@@ -183,7 +193,7 @@ class S3Bucket(Bucket):
     def _call(self, request: Callable[[], Any]) -> tuple[Any, bool]:
         from fsspec.asyn import sync
 
-        return self.patiently(lambda: sync(self._fs.loop, _awaited, request))
+        return self.retry(lambda: sync(self.filesystem.loop, _awaited, request))
 
     def _got(self, **parameters: Any) -> tuple[bytes, Any]:
         (data, answer), _ = self._call(lambda: self._read(**parameters))
@@ -191,11 +201,11 @@ class S3Bucket(Bucket):
 
     async def _ask(self, method: str, **parameters: Any) -> Any:
         try:
-            await self._fs.set_session()
-            client = await self._fs.get_s3(self._bucket)
+            await self.filesystem.set_session()
+            client = await self.filesystem.get_s3(self._bucket)
             call = getattr(client, method)
-            given = self._fs._get_s3_method_kwargs(call, Bucket=self._bucket, **parameters)
-            return await self._fs.answered(call(**given), parameters)
+            given = self.filesystem._get_s3_method_kwargs(call, Bucket=self._bucket, **parameters)
+            return await self.filesystem.answered(call(**given), parameters)
         except Exception as error:
             raise _translated(error) from error
 
@@ -210,7 +220,7 @@ async def _awaited(request: Callable[[], Any]) -> Any:
 
 
 def _translated(error: Exception) -> Exception:
-    """Return an error as `Bucket` has it: only an object that is not there is `FileNotFoundError`."""
+    """Return an error as a store raises it: only an object that is not there is `FileNotFoundError`."""
     code, status = _answer_of(error)
     if code in ("NoSuchKey", "NoSuchUpload") or (status == 404 and code != "NoSuchBucket"):
         return FileNotFoundError(str(error))
@@ -239,21 +249,21 @@ class _NoRange(Changed):
 
 
 class _MultipartUpload(Upload):
-    def __init__(self, bucket: S3Bucket, key: str, upload_id: str) -> None:
-        self._bucket = bucket
+    def __init__(self, store: S3Store, key: str, upload_id: str) -> None:
+        self._store = store
         self._where = {"Key": key, "UploadId": upload_id}
         self._tags: dict[int, str] = {}
 
     def send(self, number: int, data: bytes) -> None:
-        bucket = self._bucket
-        answer, _ = bucket._call(lambda: bucket._ask("upload_part", PartNumber=number, Body=data, **self._where))
+        store = self._store
+        answer, _ = store._call(lambda: store._ask("upload_part", PartNumber=number, Body=data, **self._where))
         self._tags[number] = answer["ETag"]
 
     def complete(self) -> bool:
-        bucket = self._bucket
+        store = self._store
         parts = {"Parts": [{"PartNumber": number, "ETag": self._tags[number]} for number in sorted(self._tags)]}
-        return bucket._call(lambda: bucket._ask("complete_multipart_upload", MultipartUpload=parts, **self._where))[1]
+        return store._call(lambda: store._ask("complete_multipart_upload", MultipartUpload=parts, **self._where))[1]
 
     def abort(self) -> None:
-        bucket = self._bucket
-        bucket._call(lambda: bucket._ask("abort_multipart_upload", **self._where))
+        store = self._store
+        store._call(lambda: store._ask("abort_multipart_upload", **self._where))

@@ -10,8 +10,7 @@ from typing import Any
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
-from catalog.store.base import LONGEST, SHORTEST, is_transient
-from catalog.store.retry import Patience
+from catalog.store.retry import LONGEST, SHORTEST, Patience, is_transient
 
 _ANSWERED = 60.0  # seconds in which what is sent is answered, where none of it waits to be taken
 _SLOWEST = 1 << 16  # bytes a second in which what is sent is taken at least

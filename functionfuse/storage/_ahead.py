@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from functools import partial
 
 from catalog.store import threads as pool
-from catalog.store.base import Bucket, Tail
+from catalog.store.bucket import Bucket, Tail
 
 _AT_ONCE = 2 * pool.AT_ONCE  # objects whose ends are fetched and not asked for yet
 

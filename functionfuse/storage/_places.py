@@ -16,7 +16,7 @@ from catalog.format.names import CATALOG_FOLDER, SIDE_FOLDER
 from catalog.format.record import Record, SideFile
 from catalog.journal.append import JOURNAL_FOLDER, journal_of
 from catalog.store import clock, regular
-from catalog.store.identity import claim_identity
+from catalog.store.folder_identity import claim_identity
 from catalog.store.sync import sync_folder, sync_path
 from catalog.store.verified import fault_of
 from functionfuse.errors import InvalidPickle, SideFileMissing, StorageUnusable, UnsupportedFormat

@@ -16,8 +16,8 @@ from catalog.format.names import SIDE_FOLDER, candidates, from_text
 from catalog.format.record import Record, SideFile
 from catalog.journal.upload import Deed, RemoteJournal, journal_at
 from catalog.store import threads as pool
-from catalog.store.base import Changed, Tail, Upload, is_transient
-from catalog.store.identity import IDENTITY_FILE, STORAGE_FORMAT, Identity, identity_in, new_identity
+from catalog.store.bucket import Changed, Tail, Upload, is_transient
+from catalog.store.folder_identity import IDENTITY_FILE, STORAGE_FORMAT, Identity, identity_in, new_identity
 from catalog.store.location import Location
 from functionfuse.errors import StorageUnusable, UnsupportedFormat
 from functionfuse.serializers.base import DIGESTS, EXPECTED, S3_PROTOCOL, VERIFIES

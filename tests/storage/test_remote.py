@@ -27,8 +27,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from catalog.journal import upload as journal
-from catalog.store import fsspec as generic
-from catalog.store.base import Changed
+from catalog.store import bucket_fsspec as generic
+from catalog.store.bucket import Changed
 from catalog.store.location import Location
 from catalog.store.remote_folder import RemoteFolder
 from functionfuse.errors import StorageUnusable, UnpicklableResult

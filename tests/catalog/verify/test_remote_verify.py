@@ -235,7 +235,7 @@ def save_elsewhere(storage: Storage) -> None:
 
 def test_a_large_object_is_moved_in_parts(storage: Storage, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is too large for one request that copies comes into quarantine all the same."""
-    monkeypatch.setattr("catalog.store.s3._LARGEST_COPY", 100_000)
+    monkeypatch.setattr("catalog.store.bucket_s3._LARGEST_COPY", 100_000)
     data = objects["w/large"][:500_000]
     objects["w/large"] = data
     (finding,) = storage.verify(repair=True).damaged
