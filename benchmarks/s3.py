@@ -28,7 +28,7 @@ from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage import storage_factory
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+TESTS = Path(__file__).resolve().parent.parent / "tests" / "support"
 sys.path.append(str(TESTS))
 
 import s3_arrays  # noqa: E402 (what the tests run against is on the path only now)

@@ -19,7 +19,7 @@ from measuring import Times, milliseconds, show
 
 from functionfuse.storage import storage_factory
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 from s3server import Endpoint
 

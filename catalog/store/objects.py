@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 from catalog.errors import CatalogUnusable, Refused
 from catalog.format.names import CATALOG_FOLDER
@@ -36,7 +36,8 @@ _FOOTER = 1 << 12  # bytes of a blob's end that nearly every footer fits into
 _SPAN = 8 << 20  # bytes of a large object that one request reads
 
 
-_stores: WeakSet[ObjectStore] = WeakSet()
+_stores: list[ObjectStore] = []
+_lock = threading.Lock()
 
 
 class ObjectStore(Store):
@@ -60,12 +61,9 @@ class ObjectStore(Store):
         self.root = root
         self.options = options
         self._forget()
-        _stores.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from catalog.store.open import open_store
-
-        return open_store, (self.root, self.options)
+        return shared_store, (type(self), self.root, self.options)
 
     def _forget(self) -> None:
         """Begin anew, as a forked child has to: the connections, and the thread that serves them, are the parent's."""
@@ -309,8 +307,21 @@ def _write(handle: int, data: bytes, position: int) -> None:
         left, position = left[written:], position + written
 
 
+def shared_store(kind: type[ObjectStore], root: str, options: Mapping[str, Any]) -> ObjectStore:
+    """Return this process's store of that kind, root and options, the same one for every caller."""
+    with _lock:
+        for store in _stores:
+            if (store.root, store.options) == (root, options):
+                return store
+        store = kind(root, options)
+        _stores.append(store)
+        return store
+
+
 def _after_fork() -> None:
-    for store in list(_stores):
+    global _lock
+    _lock = threading.Lock()
+    for store in _stores:
         store._forget()
 
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from catalog.errors import CatalogUnusable
 from catalog.store.base import Store
 from catalog.store.local import LocalStore
-
-_lock = threading.Lock()
 
 
 def open_store(path: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Store:
@@ -41,12 +37,7 @@ def open_store(path: str | os.PathLike[str], options: Mapping[str, Any] | None =
     protocol, _, rest = str(path).partition("://")
     protocol = protocol.lower()
     url = f"{'s3' if protocol == 's3a' else protocol}://{rest.rstrip('/')}"
-    key = _Key(url, dict(options or {}))
-    with _lock:
-        store = _stores.get(key)
-        if store is None:
-            store = _stores[key] = _opened(url, key.options)
-        return store
+    return _opened(url, dict(options or {}))
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
@@ -54,33 +45,17 @@ def is_url(path: str | os.PathLike[str]) -> bool:
     return isinstance(path, str) and "://" in path
 
 
-@dataclass(frozen=True)
-class _Key:
-    url: str
-    options: Mapping[str, Any] = field(hash=False)
-
-
-_stores: dict[_Key, Store] = {}
-
-
 def _opened(url: str, options: Mapping[str, Any]) -> Store:
-    protocol, _, path = url.partition("://")
-    if protocol == "s3":
+    from catalog.store.objects import shared_store
+
+    if url.startswith("s3://"):
         from catalog.store.s3 import S3Store
 
-        return S3Store(path, options)
+        return shared_store(S3Store, url, options)
     from catalog.store.fsspec import FsspecStore
 
     try:
-        return FsspecStore(url, options)
+        return shared_store(FsspecStore, url, options)
     except (ImportError, ValueError, TypeError) as error:
         given = json.dumps(sorted(options))
         raise CatalogUnusable(f"{url} cannot be opened with the options {given}: {error}") from error
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -48,16 +48,16 @@ class S3Store(ObjectStore):
 
     Parameters
     ----------
-    path : str
-        ``bucket`` or ``bucket/prefix``.
+    url : str
+        ``s3://bucket`` or ``s3://bucket/prefix``.
     options : mapping
         Keyword arguments of `s3fs.S3FileSystem`.
     """
 
-    def __init__(self, path: str, options: Mapping[str, Any]) -> None:
-        super().__init__(f"s3://{path}", options)
-        self._path = path
-        self._bucket, _, prefix = path.partition("/")
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        super().__init__(url, options)
+        self._path = url.partition("://")[2]
+        self._bucket, _, prefix = self._path.partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
 
     def _connect(self) -> Any:

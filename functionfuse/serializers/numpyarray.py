@@ -10,6 +10,8 @@ from functionfuse.serializers._needed import TypeOf
 from functionfuse.serializers._sides import Sides
 from functionfuse.serializers.base import generate_name
 
+_ROOM = 60_000  # characters of a type's description that version 1.0 has room for, beside the shape
+
 
 class NumpySerializer:
     """Writes each array to a `.npy` file; arrays of Python objects are left to pickle.
@@ -34,7 +36,7 @@ class NumpySerializer:
             return None
         name = generate_name() + ".npy"
         with Sides(protocols).written(name) as file:
-            np.lib.format.write_array(file, obj, allow_pickle=False)
+            np.lib.format.write_array(file, obj, _version(obj.dtype), allow_pickle=False)
         order = "C" if obj.flags.c_contiguous or not obj.flags.f_contiguous else "F"
         pid = {"file": name, "checksum": file.checksum(), "dtype": described(obj.dtype), "shape": obj.shape}
         return cls.name, {**pid, "order": order, "offset": file.tell() - obj.nbytes}
@@ -51,3 +53,13 @@ class NumpySerializer:
     def remove(cls, pid: Any, protocols: Mapping[str, Any]) -> None:
         """Delete the file."""
         Sides(protocols).remove(pid["file"])
+
+
+def _version(dtype: Any) -> tuple[int, int]:
+    """Return the oldest version of the format that holds a type: left to itself, NumPy warns of the newer ones."""
+    import numpy as np
+
+    header = repr(np.lib.format.dtype_to_descr(dtype))
+    if not header.isascii():
+        return 3, 0
+    return (1, 0) if len(header) < _ROOM else (2, 0)

@@ -224,7 +224,10 @@ def test_a_driver_is_killed(cluster: Three, tmp_path: Path, kind: str, seed: int
     chance = random.Random(seed)
     root = tmp_path / "store"
     command = [sys.executable, "-c", DRIVER, str(tmp_path), kind, cluster.cluster.address]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT / "tests" / "backends"), str(ROOT)]),
+    }
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "go\n"

@@ -77,7 +77,10 @@ def as_another_user(root: Path, home: Path) -> tuple[dict[str, Any], str]:
     """Run the program as a user without rights (as oneself, where one is none), and return what it said and logged."""
     home.mkdir()
     home.chmod(0o777)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "support")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1] / "support"))),
+    }
     environment.pop("XDG_CACHE_HOME", None)
     answer = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(root), str(home)], env=environment, capture_output=True, text=True

@@ -239,7 +239,10 @@ def test_whatever_is_wrong_with_a_folder(open_place: Path) -> None:
     home = open_place / "home"
     home.mkdir()
     home.chmod(0o777)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "support")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1] / "support"))),
+    }
     environment.pop("XDG_CACHE_HOME", None)
     roots = [str(open_place / trouble / "results") for trouble in TROUBLES]
     answer = subprocess.run(

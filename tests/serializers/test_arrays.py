@@ -400,3 +400,18 @@ def test_more_than_four_gibibytes(tmp_path: Path) -> None:
         found, behind = storage.read_task("w", "t")
         assert (found.nbytes, found[-1], found.sum(), behind) == (5 << 30, 2.0, array.sum(), b"behind")
         del found
+
+
+@pytest.mark.parametrize(
+    "names",
+    [pytest.param(["Ā"], id="letters"), pytest.param([f"field {number:09}" for number in range(5_000)], id="many")],
+)
+def test_a_file_of_any_fields_is_written_without_a_warning(tmp_path: Path, names: list[str]) -> None:
+    """Field names that need a newer version of the `.npy` format are no reason for a warning."""
+    storage = FileStorage(tmp_path)
+    storage.register_persistent_serializers(NumpySerializer)
+    array = np.array([(True,) * len(names)], dtype=[(name, "?") for name in names])
+    storage.save("w", "t", array)
+    (file,) = (tmp_path / "w" / "bigdata").rglob("*.npy")
+    assert np.load(file).tolist() == array.tolist()
+    assert storage.read_task("w", "t").dtype == array.dtype
