@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from functionfuse.errors import InvalidPickle
+from functionfuse.serializers.numpyarray import NumpySerializer
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import read_blob
 from tests.storage.test_blob import by_hand, record
@@ -402,10 +403,10 @@ def test_more_than_four_gibibytes(tmp_path: Path) -> None:
         del found
 
 
-@pytest.mark.parametrize(
-    "names",
-    [pytest.param(["Ā"], id="letters"), pytest.param([f"field {number:09}" for number in range(5_000)], id="many")],
-)
+FIELDS = {"letters": ["Ā"], "many": [f"field {number:09}" for number in range(5_000)]}
+
+
+@pytest.mark.parametrize("names", FIELDS.values(), ids=FIELDS)
 def test_a_file_of_any_fields_is_written_without_a_warning(tmp_path: Path, names: list[str]) -> None:
     """Field names that need a newer version of the `.npy` format are no reason for a warning."""
     storage = FileStorage(tmp_path)
