@@ -28,8 +28,9 @@ import million
 from measuring import Times, milliseconds, show
 
 from catalog import Catalog
+from catalog.format.columns import TASKS
 from catalog.format.names import CATALOG_FOLDER
-from catalog.index.schema import TASKS, names_of
+from catalog.index.schema import names_of
 from catalog.journal.append import JOURNAL_FOLDER, SEGMENT_SUFFIX
 from functionfuse.storage import storage_factory
 

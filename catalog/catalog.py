@@ -16,7 +16,8 @@ from catalog.journal.compaction import Compacted
 from catalog.query import questions
 from catalog.query.conditions import Parameters
 from catalog.query.times import Moment
-from catalog.sandbox.sandbox import Limits
+from catalog.sandbox.limits import Limits
+from catalog.sandbox.sandbox import answer
 from catalog.store.places import folder_of
 from catalog.task import Task, task_of
 
@@ -83,7 +84,8 @@ class Catalog:
             raise InvalidQuestion(f"verify is 'always' or 'never', not {verify!r}")
         self._folder = folder_of(path, storage_options)
         self.path = self._folder.root
-        self._index = Index(self._folder, must_exist, private=index == "private", verifies=verify == "always")
+        self._index = Index(self._folder, must_exist, private=index == "private")
+        self._verifies = verify == "always"
 
     @classmethod
     def open(
@@ -381,7 +383,16 @@ class Catalog:
         The query may come from anybody: it reads these tables and results, and nothing else
         is possible: no writing, no files, no network, no settings, no secrets.
         """
-        return relation(self._index.answer(query, params, Limits(memory_limit, time_limit)))
+        return relation(
+            answer(
+                self._index,
+                self._folder,
+                query,
+                params,
+                Limits(memory_limit, time_limit),
+                verifies=self._verifies,
+            )
+        )
 
     @at_the_edge
     def export(

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
 
+from catalog.format.columns import TASKS
 from catalog.format.names import from_text
-from catalog.index.schema import TASKS
 
 
 @dataclass(frozen=True)

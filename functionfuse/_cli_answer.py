@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from catalog.format.columns import TABLES
 from catalog.format.names import from_text
-from catalog.index.schema import TABLES
 
 if TYPE_CHECKING:
     import duckdb

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from catalog.audit.digest import hash_sql, link
 from catalog.audit.manifest import Lines
 from catalog.audit.previous import Previous
-from catalog.index.schema import TABLES, Column
+from catalog.format.columns import TABLES, Column
 from catalog.query.conditions import Conditions
 from catalog.query.filters import TIMES
 

@@ -32,6 +32,11 @@ _UNTEXT = re.compile(f"[\ud800-\udfff{MARK}]")
 _TEXT = re.compile(f"{MARK}({MARKED})")
 
 
+def side_path(folder: str, *parts: str) -> str:
+    """Return the path of a side file or folder of a workflow's folder, relative to the storage's."""
+    return "/".join((folder, SIDE_FOLDER, *parts))
+
+
 def encode(name: str) -> str:
     """Return the file name under which `name` is kept.
 

@@ -6,8 +6,8 @@ be its cause. Proof is that an instance of its own, which only reads, cannot rea
 
 from __future__ import annotations
 
+from catalog.format.columns import TABLES
 from catalog.index.engine import INDEX, confined
-from catalog.index.schema import TABLES
 
 # What DuckDB says of a file in an exception that other causes have too.
 _WORDS = (
@@ -20,6 +20,22 @@ _WORDS = (
 _KINDS = ("FatalException", "InternalException", "SerializationException")
 _MISSING = ("BinderException", "CatalogException")
 _CONTENT = ("meta", "segments", "compacted", "folders", "past", "latest", "pending", "pins")
+
+
+class QueryFailed(Exception):
+    """DuckDB, or Arrow, has refused a query in another process.
+
+    Parameters
+    ----------
+    kind : str
+        The name of the exception's class.
+    said : str
+        Its message.
+    """
+
+    def __init__(self, kind: str, said: str) -> None:
+        super().__init__(said)
+        self.kind = kind
 
 
 def may_tell_of_damage(kind: str, message: str) -> bool:

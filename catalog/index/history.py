@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
+from catalog.format.columns import BATCH
 from catalog.format.names import encode, from_text
 from catalog.index.engine import lent
-from catalog.index.schema import BATCH, LINES, names_of, select_batch, select_valid
+from catalog.index.parsing import LINES, STORED, UNKNOWN_FIELDS, select_batch, select_valid
+from catalog.index.schema import names_of
 from catalog.journal.lines import Part, table_of
 
 if TYPE_CHECKING:
@@ -232,6 +234,22 @@ class History:
             self.run("INSERT INTO folders SELECT unnest(?), NULL, false, true, 0, 0", new)
         if not all(known.get(folder, True) for folder in folders):
             self.run("UPDATE folders SET dirty = true WHERE NOT dirty AND folder IN (SELECT unnest(?))", folders)
+
+    # What compaction asks (`catalog.journal.compaction.FoldedJournal`)
+
+    def parsed(self, part: Part) -> pa.Table:
+        """Return the events of lines as rows of a compacted file."""
+        rows = select_batch(f", {UNKNOWN_FIELDS}")
+        with lent(self._connection, LINES, table_of([part])):
+            return self._connection.sql(f"SELECT {STORED}, line FROM ({rows})").to_arrow_table()
+
+    def folded(self) -> set[str]:
+        """Return the names of the segments that are folded."""
+        return {name for (name,) in self.rows("SELECT name FROM segments")}
+
+    def pending_ids(self) -> set[str]:
+        """Return the ids of the events that are not confirmed."""
+        return {event_id for (event_id,) in self.rows("SELECT event_id::VARCHAR FROM pending")}
 
     # Single events
 

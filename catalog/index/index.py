@@ -19,22 +19,18 @@ from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from catalog.errors import CatalogUnusable, InvalidQuestion
+from catalog.errors import CatalogUnusable
 from catalog.format.ids import new_id
 from catalog.format.names import CATALOG_FOLDER
-from catalog.index.damage import is_damaged, may_tell_of_damage
+from catalog.index.damage import QueryFailed, is_damaged, may_tell_of_damage
 from catalog.index.definitions import Identity, foreign, identity
 from catalog.index.engine import INDEX, engine, instance, renew
 from catalog.index.fold import Fold, Refreshed
+from catalog.index.history import History
 from catalog.index.lock import Held, Lock
+from catalog.index.question import Question
 from catalog.index.schema import CREATE, SCHEMA_VERSION
 from catalog.journal.compaction import Compacted
-from catalog.query.conditions import Parameters
-from catalog.query.questions import Question
-from catalog.sandbox import results
-from catalog.sandbox import sandbox as box
-from catalog.sandbox.sandbox import Limits
-from catalog.sandbox.worker import Failed
 from catalog.store import cache, regular
 from catalog.store.folder import Compactor, Folder
 
@@ -83,13 +79,10 @@ class Index:
         Whether a folder that is not there is an error, or a storage in which nothing was saved yet.
     private : bool
         Whether it lies in the user's cache directory, even where the storage can be written.
-    verifies : bool
-        Whether the files of results that are read as tables are held against their digests.
     """
 
-    def __init__(self, folder: Folder, must_exist: bool, private: bool, verifies: bool = True) -> None:
+    def __init__(self, folder: Folder, must_exist: bool, private: bool) -> None:
         self._folder = folder
-        self._verifies = verifies
         self._must_exist = must_exist
         self._private = private or folder.is_remote
 
@@ -110,34 +103,25 @@ class Index:
         with self._fresh() as (path, refreshed):
             yield instance(path), refreshed
 
-    def answer(self, query: str, parameters: Parameters, limits: Limits) -> pa.Table:
-        """Return the answer to anybody's SQL, which runs in a box.
+    def shared(self, action: Callable[[str], T]) -> T:
+        """Return what an action makes of the file of the index, which other processes may read meanwhile.
 
         Parameters
         ----------
-        query : str
-            One or more reading statements.
-        parameters : list, tuple or mapping, optional
-            The query's parameters.
-        limits : Limits
-            What it may take.
+        action : callable
+            Takes the path. It is called again if it fails and the index is found damaged, once that is rebuilt.
 
         Returns
         -------
-        pyarrow.Table
-            The rows of the last statement.
+        object
+            What the action returns.
 
         Raises
         ------
         CatalogUnusable
-            As `question` does.
-        InvalidQuestion
-            If it is no reading query, or takes too much.
+            As `question` does; and whatever the action raises.
         """
-        box.start()
-        text, named = box.named(query, limits)
-        with results.fetched(named, self._folder, self._verifies) as tables:
-            return self._answered(lambda path: box.run(path, text, parameters, limits, tables), _Use.BOXED)
+        return self._answered(action, _Use.BOXED)
 
     def ask(self, question: Question) -> pa.Table:
         """Return the rows of a question of our own; raises as `question` does."""
@@ -166,8 +150,8 @@ class Index:
         try:
             with self._fresh(use) as (path, _):
                 return action(path)
-        except (duckdb.Error, InvalidQuestion) as error:
-            if not path or not _may_tell_of_damage(error.__cause__ or error):
+        except (duckdb.Error, QueryFailed) as error:
+            if not path or not _may_tell_of_damage(error):
                 raise
             _log.debug("the catalog's index %s is examined: %s", path, str(error))
             renew(path)
@@ -214,7 +198,7 @@ class Index:
     def compact(self) -> Compacted:
         """Compact the journal; raises as `question` does, and `OSError` where it cannot be written."""
         with self._fresh() as (path, _):
-            return self._folder.opened().compaction(instance(path)).all()
+            return self._folder.opened().compaction(History(instance(path))).all()
 
     def rebuild(self) -> Refreshed:
         """Build the index anew from the journal; raises as `question` does."""
@@ -281,7 +265,7 @@ class Index:
                 cache.set_mode(each, _mode_of(path))
             attached.callback(lambda: _release(path))
             if folder.is_writable():
-                _compact_some(folder.compaction(instance(path)), folder.root)
+                _compact_some(folder.compaction(History(instance(path))), folder.root)
         else:
             attached.callback(lambda: _release(path))
         if use is _Use.BOXED:
@@ -396,7 +380,7 @@ def _attach_as_it_is(path: str, storage: str, folder: Folder) -> Refreshed | Non
 
 
 def _may_tell_of_damage(error: BaseException) -> bool:
-    kind = error.kind if isinstance(error, Failed) else type(error).__name__
+    kind = error.kind if isinstance(error, QueryFailed) else type(error).__name__
     return may_tell_of_damage(kind, str(error))
 
 

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 from catalog.format.ids import new_id
 from catalog.format.names import CATALOG_FOLDER
@@ -29,7 +29,6 @@ from catalog.store.folder import COMPACTED_SUFFIX, Segment
 from catalog.store.sync import sync_path
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
     from catalog.store.local_folder import LocalFolder
@@ -64,19 +63,32 @@ class Compacted:
     fresh: int
 
 
+class FoldedJournal(Protocol):
+    """What an index knows of the journal, and how it parses it."""
+
+    def parsed(self, part: Part) -> pa.Table:
+        """Return the events of lines as rows of a compacted file."""
+
+    def folded(self) -> set[str]:
+        """Return the names of the segments that are folded."""
+
+    def pending_ids(self) -> set[str]:
+        """Return the ids of the events that are not confirmed."""
+
+
 class Compaction:
     """One compaction of a storage's journal.
 
     Parameters
     ----------
-    connection : duckdb.DuckDBPyConnection
+    index : FoldedJournal
         Parses the lines.
     folder : LocalFolder
         The storage.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: LocalFolder) -> None:
-        self._connection = connection
+    def __init__(self, index: FoldedJournal, folder: LocalFolder) -> None:
+        self._index = index
         self._folder = folder
         self._journal = f"{folder.root}/{JOURNAL_FOLDER}"
         self._retired = f"{folder.root}/{RETIRED_FOLDER}"
@@ -141,7 +153,7 @@ class Compaction:
         position = lines = rows = 0
         for data, end in self._folder.lines(segment, 0, _CHUNK):
             part = Part(segment.name, data, lines, end)
-            table = compacted.rows_of(self._connection, part)
+            table = self._index.parsed(part)
             output.add(table)
             position, lines, rows = end, lines + part.count, rows + table.num_rows
         if position < segment.size:  # a torn line without an end

@@ -14,21 +14,13 @@ from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING
 
 from catalog.errors import CatalogUnusable, NewerFormat
-from catalog.index.engine import lent
-from catalog.index.schema import BATCH, LINES, UNKNOWN_FIELDS, Column, select_batch
-from catalog.journal.lines import Part, table_of
+from catalog.format.columns import BATCH, Column
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
 FORMAT = 2  # 1 had times without a zone, in UTC
 _COLUMNS = (*BATCH, Column("line", "VARCHAR", "the journal's line, where it has fields that are no columns"))
-# Ids and JSON are stored as text, which every engine reads.
-_STORED = ", ".join(
-    f'"{column.name}"::VARCHAR AS "{column.name}"' if column.type in ("UUID", "JSON") else f'"{column.name}"'
-    for column in BATCH
-)
 _KEY = b"functionfuse"
 _LEVEL = 9  # of zstd: a tenth smaller than level 3, and parsing the lines takes longer
 
@@ -70,7 +62,7 @@ class Writer:
         self._writer = pq.ParquetWriter(file, _schema(), compression="zstd", compression_level=_LEVEL)
 
     def write(self, table: pa.Table) -> None:
-        """Add rows, as `rows_of` or `tables` return them."""
+        """Add rows, as parsed from lines, or as `tables` yields them."""
         self._writer.write_table(table.cast(_schema()))
 
     def close(self, segments: list[Whole]) -> None:
@@ -137,13 +129,6 @@ def tables(file: IO[bytes]) -> Iterator[pa.Table]:
                 raise
             raise _damaged(file, error) from error
         yield _completed(table)
-
-
-def rows_of(connection: duckdb.DuckDBPyConnection, part: Part) -> pa.Table:
-    """Return the events of journal lines."""
-    rows = select_batch(f", {UNKNOWN_FIELDS}")
-    with lent(connection, LINES, table_of([part])):
-        return connection.sql(f"SELECT {_STORED}, line FROM ({rows})").to_arrow_table()
 
 
 def joined(tables: list[pa.Table]) -> pa.Table:

@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING
 from catalog.format.ids import new_id
 from catalog.journal import parquet as compacted
 from catalog.journal.append import FULL
-from catalog.journal.compaction import Compacted, first_segments, merge
+from catalog.journal.compaction import Compacted, FoldedJournal, first_segments, merge
 from catalog.journal.lines import Part
 from catalog.store.folder import COMPACTED_SUFFIX, Segment
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
     from catalog.store.remote_folder import RemoteFolder
@@ -47,14 +46,14 @@ class RemoteCompaction:
 
     Parameters
     ----------
-    connection : duckdb.DuckDBPyConnection
-        With the index attached, which is up to date.
+    index : FoldedJournal
+        Up to date.
     folder : RemoteFolder
         The storage.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: RemoteFolder) -> None:
-        self._connection = connection
+    def __init__(self, index: FoldedJournal, folder: RemoteFolder) -> None:
+        self._index = index
         self._folder = folder
 
     def pays(self) -> bool:
@@ -86,7 +85,7 @@ class RemoteCompaction:
     def _ready(self, segments: list[Segment]) -> list[Segment]:
         """Return what is settled: segments that are closed, and old ones whose doubts this index knows."""
         oldest = (self._folder.now - GIVEN_UP) * 1e9
-        folded = {name for (name,) in self._connection.execute("SELECT name FROM segments").fetchall()}
+        folded = self._index.folded()
         old = [each.name in folded and 0 < each.mtime_ns < oldest for each in segments]  # 0 is an unknown time
         return [each for each, is_old in zip(segments, old, strict=True) if each.state == "closed" or is_old]
 
@@ -98,12 +97,12 @@ class RemoteCompaction:
         held = self._held()
         self._folder.delete([each.name for each in segments if each.name in held])
         new = [each for each in segments if each.name not in held]
-        pending = {event_id for (event_id,) in self._connection.execute(_PENDING).fetchall()}
+        pending = self._index.pending_ids()
         whole: list[compacted.Whole] = []
         tables: list[pa.Table] = []
         for segment, data, end in self._there(new):
             part = Part(segment.name, data, 0, end)
-            table = compacted.rows_of(self._connection, part)
+            table = self._index.parsed(part)
             whole.append(compacted.Whole(segment.name, end, part.count, part.count - table.num_rows))
             tables.append(compacted.without(table, () if segment.state == "closed" else pending))
         if not whole:
@@ -153,4 +152,3 @@ class RemoteCompaction:
 
 
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # other names somebody else gave
-_PENDING = "SELECT event_id::VARCHAR FROM pending"

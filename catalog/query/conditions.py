@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from catalog.errors import InvalidQuestion
+from catalog.format.columns import Column
 from catalog.format.names import to_text
-from catalog.index.schema import Column
 from catalog.query.times import Moment, span
 
 _GLOB_CHARACTERS = re.compile(r"[*?\[]").search

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from catalog.format.columns import EVENTS, RUNS, TABLES, TASKS
 from catalog.format.names import to_text
-from catalog.index.schema import EVENTS, RUNS, TABLES, TASKS, names_of
+from catalog.index.question import Question
+from catalog.index.schema import names_of
 from catalog.query.conditions import Conditions, limited, order
 from catalog.query.filters import conditions
 from catalog.query.times import Moment, to_utc
 
 Filters = Mapping[str, Any]  # by the names that `catalog.query.filters` knows
-
-
-@dataclass(frozen=True)
-class Question:
-    """A query over the index, with its parameters."""
-
-    sql: str
-    parameters: list[Any]
 
 
 def tasks(filters: Filters, as_of: Moment | None, order_by: str | None, limit: int | None) -> Question:

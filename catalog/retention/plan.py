@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from catalog.errors import InvalidQuestion
 from catalog.index.engine import relation
+from catalog.index.question import Question
 from catalog.query.conditions import Conditions
-from catalog.query.questions import Question
 from catalog.query.times import Moment, to_utc
 
 if TYPE_CHECKING:

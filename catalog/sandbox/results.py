@@ -14,14 +14,13 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from catalog.errors import InvalidQuestion
-from catalog.format.names import candidates, from_text
+from catalog.format.names import candidates, from_text, side_path
 from catalog.format.record import Record, SideFile
 from catalog.format.side_files import DamagedList, declared
 from catalog.store.folder import Folder, Unreadable
 from catalog.store.regular import open_file
 from catalog.store.upkeep import CannotBeRead
 from catalog.store.verified import fault_of
-from catalog.verify.side_files import content_of, side_path
 
 if TYPE_CHECKING:
     import duckdb
@@ -165,7 +164,7 @@ class _Result:
 
     def _parts(self, record: Record, side: str) -> Sequence[SideFile]:
         try:
-            files = declared(record, lambda name: content_of(self._storage.upkeep(), f"{side}/{name}"))
+            files = declared(record, lambda name: self._storage.upkeep().content(f"{side}/{name}"))
         except (DamagedList, CannotBeRead) as error:
             raise self._damaged(str(error)) from error
         parts = sorted(file for file in files if file.name.endswith(_SUFFIX))

@@ -6,7 +6,7 @@ in a DuckDB instance made for this one question, to which the index is attached
 read-only, and which has no file system, network, extensions, settings and Python
 variables. Of the index it shows the catalog's tables.
 
-Both stand in a process of their own (`catalog.sandbox.process`), whose limits hold from
+Both stand in a process of their own (`catalog.sandbox.server`), whose limits hold from
 the first character on: to this process a query is a text, which it hands over.
 """
 
@@ -15,44 +15,78 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from catalog.errors import InvalidQuestion
+from catalog.index.damage import QueryFailed
 from catalog.query.conditions import Parameters
-from catalog.sandbox import worker
-from catalog.sandbox.process import Asked, Limits, Read
-from catalog.sandbox.results import Named, Tables
+from catalog.sandbox import client
+from catalog.sandbox.limits import Limits
+from catalog.sandbox.results import Named, Tables, fetched
+from catalog.sandbox.server import Asked, Read
 from catalog.sandbox.statements import shortened
-from catalog.sandbox.worker import start
-
-__all__ = ["Limits", "named", "run", "start"]
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from catalog.index.index import Index
+    from catalog.store.folder import Folder
+
 _TEXT = re.compile(r"[^\0\ud800-\udfff]*").fullmatch  # at a NUL, some versions stop reading
 
 
-def named(query: str, limits: Limits) -> tuple[str, Named]:
-    """Return a query with the names of tables in place of results.
+def answer(
+    index: Index, folder: Folder, query: str, parameters: Parameters, limits: Limits, *, verifies: bool
+) -> pa.Table:
+    """Return the answer to anybody's SQL.
 
     Parameters
     ----------
+    index : Index
+        What the query sees.
+    folder : Folder
+        The storage, for results that are read as tables.
     query : str
-        One or more statements.
+        One or more reading statements; the answer is the last one's.
+    parameters : list, tuple or mapping, optional
+        The query's parameters.
     limits : Limits
-        What reading it may take.
+        What it may take.
+    verifies : bool
+        Whether the files of results are held against their digests.
 
     Returns
     -------
-    tuple of (str, mapping)
-        The query, and workflow and task by the name of each table (`catalog.sandbox.results`).
+    pyarrow.Table
+        All rows.
 
     Raises
     ------
+    CatalogUnusable
+        If there is no storage, or neither its index nor a private one can be used.
     InvalidQuestion
-        If it is no text, and where it may name results, whenever `run` would refuse it.
+        If the query does more than reading, parameters are missing or too many, DuckDB refuses it, or it takes too
+        much.
     """
+    client.start()
+    with explained(limits):
+        text, named = _named(query, limits)
+        with fetched(named, folder, verifies) as tables:
+            return index.shared(lambda path: run(path, text, parameters, limits, tables))
+
+
+def run(path: str, query: str, parameters: Parameters, limits: Limits, tables: Tables) -> pa.Table:
+    """Return the answer to a query over an index, which no other connection of this process has open.
+
+    Raises what `explained` explains.
+    """
+    return _table(_asked(Asked(query, limits, path, parameters, tables)))
+
+
+def _named(query: str, limits: Limits) -> tuple[str, Named]:
+    """Return a query with the names of tables in place of results, and workflow and task by the name of each table."""
     if not isinstance(query, str) or not _TEXT(query):
         raise InvalidQuestion(f"a query is a text such as 'SELECT * FROM tasks', not {query!r}")
     if "result" not in query.lower():  # as nearly always: it is read when it runs
@@ -62,48 +96,24 @@ def named(query: str, limits: Limits) -> tuple[str, Named]:
     return text, {table: (workflow, task) for table, (workflow, task) in names.items()}
 
 
-def run(path: str, query: str, parameters: Parameters, limits: Limits, tables: Tables) -> pa.Table:
-    """Return the answer to a query.
-
-    Parameters
-    ----------
-    path : str
-        The index, which no other connection of this process has open.
-    query : str
-        One or more statements; the answer is the last one's.
-    parameters : list, tuple or mapping, optional
-        The query's parameters.
-    limits : Limits
-        What it may take.
-    tables : mapping
-        The results that it reads as tables (`catalog.sandbox.results`).
-
-    Returns
-    -------
-    pyarrow.Table
-        All rows.
-
-    Raises
-    ------
-    InvalidQuestion
-        If it does more than reading, parameters are missing or too many, DuckDB refuses it, or it takes too much.
-    """
-    return _table(_asked(Asked(query, limits, path, parameters, tables)))
-
-
 def _asked(question: Read) -> list[bytearray]:
-    limits = question.limits
+    return client.ask(_pickled(question), question.limits.seconds, question.limits.bytes)
+
+
+@contextmanager
+def explained(limits: Limits) -> Iterator[None]:
+    """Make an `InvalidQuestion` of whatever ends a query."""
     try:
-        return worker.ask(_pickled(question), limits.seconds, limits.bytes)
-    except worker.Failed as error:
+        yield
+    except QueryFailed as error:
         raise _explained(error, limits) from error
-    except worker.TimedOut:
+    except client.TimedOut:
         raise _stopped_late(limits) from None
-    except worker.TooLarge:
+    except client.TooLarge:
         raise InvalidQuestion(
             f"the answer is larger than the memory limit, {limits.memory}: ask for less of it, or raise the limit"
         ) from None
-    except worker.Died as error:
+    except client.Died as error:
         if error.lacked_memory:
             raise _stopped_large(limits) from error
         raise InvalidQuestion(f"the query crashed the process in which it ran: {shortened(error)}") from error
@@ -124,13 +134,13 @@ def _table(pieces: list[bytearray]) -> pa.Table:
     return pa.Table.from_batches([batch for reader in readers for batch in reader], readers[0].schema)
 
 
-def _explained(error: worker.Failed, limits: Limits) -> InvalidQuestion:
+def _explained(error: QueryFailed, limits: Limits) -> InvalidQuestion:
     said = str(error)
     if error.kind == InvalidQuestion.__name__:
         return InvalidQuestion(said)
     if "INTERRUPT Error" in said:
         return _stopped_late(limits)
-    if "Out of Memory Error" in said or error.lacked_memory:
+    if "Out of Memory Error" in said or error.kind.endswith("MemoryError"):  # of Python or Arrow
         return _stopped_large(limits)
     if "LocalFileSystem" in said:
         return InvalidQuestion("a file is refused: a query sees the catalog, no files, settings or secrets")

@@ -1,6 +1,6 @@
 """The first wall of the box: SQL is read before it runs, so that a refusal can say what was refused.
 
-Only the process of the sandbox reads it (`catalog.sandbox.process`): a short text can make the parser take gigabytes
+Only the process of the sandbox reads it (`catalog.sandbox.server`): a short text can make the parser take gigabytes
 and minutes, whether it is SQL or not. DuckDB's parser tells statements apart and its tokenizer finds the words, so no
 quoting and no comment hides one. What a statement must begin with, and which
 table functions may be called, is listed; so a later DuckDB's new ones are refused.
@@ -14,8 +14,8 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from catalog.errors import InvalidQuestion
+from catalog.format.columns import TABLES
 from catalog.index.engine import connect
-from catalog.index.schema import TABLES
 from catalog.query.conditions import Parameters
 
 if TYPE_CHECKING:

@@ -18,9 +18,7 @@ from catalog.format.names import candidates, decode, from_text, to_text
 from catalog.format.record import Record
 
 if TYPE_CHECKING:
-    import duckdb
-
-    from catalog.journal.compaction import Compacted
+    from catalog.journal.compaction import Compacted, FoldedJournal
     from catalog.store.upkeep import Upkeep
 
 #: What a compacted part of the journal ends in.
@@ -180,8 +178,8 @@ class Folder(ABC):
         """Write events that came true already, as a segment of their own."""
 
     @abstractmethod
-    def compaction(self, connection: duckdb.DuckDBPyConnection) -> Compactor:
-        """Return what compacts the journal; `connection` has the index attached."""
+    def compaction(self, index: FoldedJournal) -> Compactor:
+        """Return what compacts the journal, by an index that is up to date."""
 
     def look(self, workflow: str, task: str) -> Found | None:
         """Return what is stored under a name, None if nothing is.

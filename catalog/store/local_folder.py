@@ -16,8 +16,7 @@ from catalog.store.folder import Compactor, Folder, Found, OpenFile, Segment, Un
 from catalog.store.folder_identity import ensure_identity, read_identity
 
 if TYPE_CHECKING:
-    import duckdb
-
+    from catalog.journal.compaction import FoldedJournal
     from catalog.store.upkeep import Upkeep
 
 _CHUNK = 1 << 24  # bytes of a segment that are read at once
@@ -66,9 +65,9 @@ class LocalFolder(Folder):
         """Write events that came true already, as a segment of their own."""
         append_all(self.root, lines)
 
-    def compaction(self, connection: duckdb.DuckDBPyConnection) -> Compactor:
+    def compaction(self, index: FoldedJournal) -> Compactor:
         """Return what compacts the journal."""
-        return Compaction(connection, self)
+        return Compaction(index, self)
 
     def segments(self) -> list[Segment]:
         """Return every journal segment that is not compacted, oldest first.

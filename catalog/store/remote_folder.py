@@ -26,8 +26,7 @@ from catalog.store.folder_identity import IDENTITY_FILE, identity_in
 from catalog.store.location import Location
 
 if TYPE_CHECKING:
-    import duckdb
-
+    from catalog.journal.compaction import FoldedJournal
     from catalog.store.upkeep import Upkeep
 
 _FOOTER = 1 << 12  # bytes of a blob's end that nearly every footer fits into
@@ -184,11 +183,11 @@ class RemoteFolder(Folder):
                 with suppress(OSError):  # such as a refusal: it is in nobody's way
                     bucket.delete(entry.key)
 
-    def compaction(self, connection: duckdb.DuckDBPyConnection) -> Compactor:
+    def compaction(self, index: FoldedJournal) -> Compactor:
         """Return what compacts the journal."""
         from catalog.journal.remote_compaction import RemoteCompaction
 
-        return RemoteCompaction(connection, self)
+        return RemoteCompaction(index, self)
 
     # Results
 

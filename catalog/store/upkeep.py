@@ -49,6 +49,14 @@ class Whole(File, Protocol):
         """Return bytes from a position on: at least one and at most `count`; none at the end."""
 
 
+def pieces(opened: Whole) -> Iterator[bytes]:
+    """Yield the bytes of an open file."""
+    position = 0
+    while data := opened.read(position, opened.piece) if position < opened.size else b"":
+        yield data
+        position += len(data)
+
+
 class Upkeep(ABC):
     """The files of a storage, by their paths relative to it.
 
@@ -76,6 +84,11 @@ class Upkeep(ABC):
         CannotBeRead
             If it may not be read; also within the block.
         """
+
+    def content(self, path: str) -> bytes:
+        """Return all bytes of a file; raises as `open` does."""
+        with self.open(path) as opened:
+            return b"".join(pieces(opened))
 
     @abstractmethod
     def stamp(self, path: str) -> Stamp | None:

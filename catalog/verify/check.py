@@ -16,7 +16,7 @@ from functools import partial
 from itertools import product
 
 from catalog.errors import InvalidQuestion
-from catalog.format.names import candidates, decode, encode, from_text, to_text
+from catalog.format.names import candidates, decode, encode, from_text, side_path, to_text
 from catalog.index.index import Index
 from catalog.store.folder import Folder
 from catalog.store.upkeep import Stamp, Upkeep
@@ -180,7 +180,7 @@ class _Look:
         """Yield the side folders that belong to no result."""
         for folder, blob_id in self.side_folders:
             if folder not in self.unknown and blob_id not in self.owners:
-                path = sides.side_path(folder, blob_id)
+                path = side_path(folder, blob_id)
                 yield self._side("orphans", None, path, "no result declares it", path)
 
     def _note(self, at: Place, seen: Examined) -> None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from catalog.format.events import Kind
 from catalog.format.footer import event_line, fragment, name_fields, utc_text
 from catalog.format.ids import new_id
-from catalog.format.names import SIDE_FOLDER, to_text
+from catalog.format.names import SIDE_FOLDER, side_path, to_text
 from catalog.index.index import Index
 from catalog.store.upkeep import Changed, Upkeep
 from catalog.verify import side_files as sides
@@ -108,7 +108,7 @@ class Repair:
 
     def _move_side_folder(self, folder: str, blob_id: str, target: str) -> None:
         if not self._is_listed(blob_id):  # a copy of the blob may need it
-            self._upkeep.move_all(sides.side_path(folder, blob_id), f"{target}/{SIDE_FOLDER}/{blob_id}")
+            self._upkeep.move_all(side_path(folder, blob_id), f"{target}/{SIDE_FOLDER}/{blob_id}")
 
     def _is_listed(self, blob_id: str) -> bool:
         with self._index.question() as (connection, _):

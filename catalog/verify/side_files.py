@@ -7,23 +7,18 @@ says, and the catalog unpickles nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
 from catalog.format.ids import is_id
-from catalog.format.names import SIDE_FOLDER
+from catalog.format.names import side_path
 from catalog.format.record import Record
 from catalog.format.side_files import DamagedList, Digest, declared, is_known
-from catalog.store.upkeep import CannotBeRead, Upkeep, Whole
+from catalog.store.upkeep import CannotBeRead, Upkeep, pieces
 
 #: Seconds for which nothing may have changed in a side folder that no running save can own any more.
 QUIET = 3600.0
-
-
-def side_path(folder: str, *parts: str) -> str:
-    """Return the path of a side file or folder, relative to the storage's."""
-    return "/".join((folder, SIDE_FOLDER, *parts))
 
 
 def entries(upkeep: Upkeep, folders: Iterable[str]) -> set[tuple[str, str]]:
@@ -72,7 +67,7 @@ def examine(upkeep: Upkeep, folder: str, record: Record, folders: set[tuple[str,
         return Examination([])
     side = partial(side_path, folder, record.blob_id)
     try:
-        files = declared(record, lambda name: content_of(upkeep, side(name)))
+        files = declared(record, lambda name: upkeep.content(side(name)))
     except FileNotFoundError:
         return _of_list("lost", record, side, "the list of its side files is gone")
     except DamagedList as error:
@@ -100,12 +95,6 @@ def _of_list(kind: str, record: Record, side: Callable[[str], str], reason: str)
     return Examination([(kind, side(record.side_list.name), reason)])
 
 
-def content_of(upkeep: Upkeep, path: str) -> bytes:
-    """Return all bytes of a file; `FileNotFoundError` or `CannotBeRead` if that is not possible."""
-    with upkeep.open(path) as opened:
-        return b"".join(_pieces(opened))
-
-
 def fault_of(upkeep: Upkeep, path: str, digest: str | None) -> tuple[str, str] | None:
     """Return kind of finding and reason if a side file is not what was written; None if it is, or nobody can know."""
     if digest is None:
@@ -115,20 +104,13 @@ def fault_of(upkeep: Upkeep, path: str, digest: str | None) -> tuple[str, str] |
     found = Digest()
     try:
         with upkeep.open(path) as opened:
-            for piece in _pieces(opened):
+            for piece in pieces(opened):
                 found.update(piece)
     except FileNotFoundError:
         return "lost", "it is gone"
     except CannotBeRead as error:
         return "unchecked", str(error)
     return None if found.text() == digest else ("damaged", "the checksum of the side file is wrong")
-
-
-def _pieces(opened: Whole) -> Iterator[bytes]:
-    position = 0
-    while data := opened.read(position, opened.piece) if position < opened.size else b"":
-        yield data
-        position += len(data)
 
 
 def is_quiet(upkeep: Upkeep, path: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from catalog.index.schema import EVENTS, RUNS, TASKS, Column
+from catalog.format.columns import EVENTS, RUNS, TASKS, Column
 
 TABLE = re.compile(r"^\| column \| type \| meaning \|\n\| --- \| --- \| --- \|\n((?:\|.*\|\n)+)", re.MULTILINE)
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide.md"

@@ -42,6 +42,20 @@ FLOORS = (
     ("cli", "_cli_*", "__main__", "testing", "testing.*", "*__init__"),
 )
 
+# The rooms of the catalog, the lowest first. Those on one floor know nothing of one another.
+ROOMS = (
+    {"errors"},
+    {"_translate", "format"},
+    {"store", "journal"},
+    {"index"},
+    {"query"},
+    {"sandbox"},
+    {"verify", "audit", "retention", "show"},
+    {"task"},
+    {"catalog"},
+    {"__init__"},
+)
+
 # What storage and catalog share are the lower rooms of the catalog: formats, ways to bytes, the journal's writers.
 # The rest of the catalog is for those who ask questions.
 SHARED = {"catalog.errors", "catalog.format.*", "catalog.store.*", "catalog.journal.append", "catalog.journal.upload"}
@@ -122,6 +136,21 @@ def test_imports_run_downwards(name: str) -> None:
     """A module imports nothing from a floor above its own, not even for its types."""
     ours = {other for other in imports(name) if other.startswith("functionfuse")}
     assert [other for other in sorted(ours) if floor(other) > floor(name)] == []
+
+
+def room(name: str) -> str:
+    """Return the room of a module of the catalog."""
+    return (name.split(".")[1:] or ["__init__"])[0]
+
+
+@pytest.mark.parametrize("name", of("catalog"))
+def test_rooms_of_the_catalog_import_downwards(name: str) -> None:
+    """A module of the catalog imports from its own room or from lower ones, not even for its types from others."""
+    floors = {each: number for number, rooms in enumerate(ROOMS) for each in rooms}
+    others = [other for other in sorted(imports(name) & set(of("catalog"))) if room(other) != room(name)]
+    if room(name) in ("store", "journal"):  # these two are not told apart yet
+        others = [other for other in others if room(other) not in ("store", "journal")]
+    assert [other for other in others if floors[room(other)] >= floors[room(name)]] == []
 
 
 @pytest.mark.parametrize("package", ["functionfuse", "catalog"])

@@ -18,6 +18,7 @@ import pyarrow.compute
 import pyarrow.parquet  # noqa: F401
 
 from catalog import Catalog
+from catalog.index.history import History
 from catalog.journal.compaction import Compaction
 from functionfuse.storage.filestorage import FileStorage
 from killing import Death
@@ -37,7 +38,7 @@ def compact(root: Path, moment: int) -> None:
     with catalog._index.question() as (connection, _):
         if moment >= 0:
             Death(moment).arm()
-        Compaction(connection, catalog._index._folder).all()
+        Compaction(History(connection), catalog._index._folder).all()
 
 
 def check(root: Path, expected: str) -> None:

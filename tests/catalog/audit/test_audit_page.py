@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from catalog.audit.working_file import ARROW, COLUMNS
-from catalog.index.schema import TASKS, Column
+from catalog.format.columns import TASKS, Column
 
 TABLE = re.compile(r"^\| column \| type \| meaning \|\n\| --- \| --- \| --- \|\n((?:\|.*\|\n)+)", re.MULTILINE)
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "audit.md"

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from catalog import Catalog
 from catalog.errors import InvalidQuestion, NoSuchTask
+from catalog.format.columns import EVENTS, RUNS, TASKS
 from catalog.format.ids import id_at, new_id
-from catalog.index.schema import EVENTS, RUNS, TASKS
 from catalog.task import Task
 from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage

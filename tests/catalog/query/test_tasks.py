@@ -17,7 +17,7 @@ import pytest
 
 from catalog import Catalog
 from catalog.errors import CatalogUnusable, InvalidQuestion
-from catalog.index.schema import TASKS
+from catalog.format.columns import TASKS
 from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage
 from workshop import blob_id, index_of, run_python, task_names, task_rows

@@ -17,19 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.errors import InvalidQuestion
+from catalog.sandbox import client, statements
 from catalog.sandbox import sandbox as box
-from catalog.sandbox import statements, worker
-from catalog.sandbox.sandbox import Limits
+from catalog.sandbox.limits import Limits
 from functionfuse.storage.filestorage import FileStorage
 from hostile import HARMLESS, HUGE, REFUSED, RUNAWAY
 from workshop import ROOT, index_of
 
 LIMITS = Limits("100MB", 0.3)
 PARSER = duckdb.connect(":memory:")
-UNCHECKED = worker._PROGRAM.replace(
+UNCHECKED = client._PROGRAM.replace(
     "main()",
-    "from catalog.sandbox import process; "
-    "process.check = lambda connection, query: connection.extract_statements(query); main()",
+    "from catalog.sandbox import server; "
+    "server.check = lambda connection, query: connection.extract_statements(query); main()",
 )
 SECRET = "the content of a file that is nobody's business"
 
@@ -99,18 +99,19 @@ def test_what_is_hostile_is_refused(ground: Ground, wish: str) -> None:
 @pytest.mark.parametrize("wish", REFUSED)
 def test_the_second_wall_holds_alone(ground: Ground, wish: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever runs in the box without having been looked at changes no file and reads none."""
-    monkeypatch.setattr(worker, "_PROGRAM", UNCHECKED)
-    worker._end()
+    monkeypatch.setattr(client, "_PROGRAM", UNCHECKED)
+    client._end()
     for statement in map(ground.fill, REFUSED[wish]):
         try:
-            answer = str(box.run(str(index_of(ground.storage)), statement, None, LIMITS, {}))
+            with box.explained(LIMITS):
+                answer = str(box.run(str(index_of(ground.storage)), statement, None, LIMITS, {}))
         except InvalidQuestion as refusal:
             answer = str(refusal)
         except (TypeError, ValueError):  # no text, or a kind of statement that DuckDB's own client does not know
             continue
         assert SECRET not in answer, statement
         assert ground.look() == ground.before, statement
-    worker._end()
+    client._end()
 
 
 def test_a_query_is_not_read_by_the_process_that_asks(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:

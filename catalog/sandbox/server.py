@@ -3,7 +3,7 @@
 DuckDB's own limits are looked at between pieces of work, and do not count what
 a function builds for a single row. The operating system's limits hold always:
 of memory, and of what is written to files, which is nothing. They bind a whole
-process; hence this one, which `catalog.sandbox.worker` starts and ends.
+process; hence this one, which `catalog.sandbox.client` starts and ends.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import re
-import resource
 import struct
 import sys
 import threading
@@ -23,9 +21,10 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from catalog.errors import InvalidQuestion
+from catalog.format.columns import TABLES
 from catalog.index.engine import connect
-from catalog.index.schema import TABLES
 from catalog.query.conditions import Parameters
+from catalog.sandbox.limits import SLACK, Limits, address_space, bounded, confine
 from catalog.sandbox.results import Tables, hand_in, named_in
 from catalog.sandbox.statements import INDEX, check, check_parameters, refused_functions
 
@@ -39,8 +38,6 @@ HEADER = struct.Struct(">cQ")
 #: as an Arrow stream; the answer's end, as JSON with the error if there is one.
 READY, TAKEN, PIECE, END = b"R", b"T", b"P", b"E"
 
-_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(i?)B\s*", re.IGNORECASE | re.ASCII)
-_UNITS = "BKMGT"
 
 # What closes the box once the index is attached, in this order. Without access to files DuckDB still opens those that
 # are attached, and `COPY ... TO` would write to them; without a file system it opens none, and reads what is open.
@@ -53,46 +50,6 @@ _AGAIN = 0.05  # seconds between two interrupts
 _ROWS = 10_000  # of an answer that are sent at once
 _MOST_SAID = 10_000  # characters of an error: DuckDB quotes values in full
 _PARENT = 0.5  # seconds between two looks at whether the parent lives
-_DESCRIPTORS = 64
-_CPU = 60  # seconds of computing beyond what the time limit allows
-# Of address space beside the memory limit: stacks, what DuckDB does not count, a piece of the answer. Measured: a tenth
-# of it suffices for an ordinary answer under a limit of 100 MB, and what DuckDB does not count grows with the limit.
-_SLACK = 192 << 20
-_SLACK_SHARE = 4
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a query may take.
-
-    Attributes
-    ----------
-    memory : str
-        A number of bytes with its unit, such as ``"1GB"``: for the query, and again for its answer.
-    seconds : float
-        Time until it is interrupted.
-
-    Raises
-    ------
-    InvalidQuestion
-        If a limit cannot be understood.
-    """
-
-    memory: str
-    seconds: float
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.memory, str) or not _MEMORY.fullmatch(self.memory):
-            raise InvalidQuestion(f"memory_limit={self.memory!r}: it is a number with a unit, such as '500MB' or '1GB'")
-        is_number = isinstance(self.seconds, (int, float)) and not isinstance(self.seconds, bool)
-        if not is_number or not 0 < self.seconds <= threading.TIMEOUT_MAX:
-            raise InvalidQuestion(f"time_limit={self.seconds!r}: it is a number of seconds above 0")
-
-    @property
-    def bytes(self) -> int:
-        """The memory as a number."""
-        amount, unit, binary = _MEMORY.findall(self.memory)[0]
-        return int(float(amount) * (1024 if binary else 1000) ** _UNITS.index(unit.upper()))
 
 
 @dataclass(frozen=True)
@@ -147,11 +104,11 @@ def _end_with(parent: int) -> None:
 
 
 def _serve(questions: IO[bytes], answers: IO[bytes]) -> None:
-    _confine()
+    confine()
     connection = _instance()
     _warm(connection)
-    base = _address_space()
-    while _address_space() <= base + _SLACK // 2:  # a process that a question has swollen ends, and a new one is small
+    base = address_space()
+    while address_space() <= base + SLACK // 2:  # a process that a question has swollen ends, and a new one is small
         _send(answers, READY)
         header = questions.read(HEADER.size)
         if not header:
@@ -169,7 +126,7 @@ def _answer(connection: duckdb.DuckDBPyConnection, content: bytes, base: int, an
     try:
         question: Read = pickle.loads(content)
         tables = question.tables if isinstance(question, Asked) else {}
-        with _bounded(base, question.limits, sum(map(len, tables.values()))):
+        with bounded(base, question.limits, sum(map(len, tables.values()))):
             for piece in _pieces(connection, question):
                 _send(answers, PIECE, piece)
     except BrokenPipeError:
@@ -267,46 +224,3 @@ def _interrupted(connection: duckdb.DuckDBPyConnection, seconds: float) -> Itera
     finally:
         done.set()
         watcher.join()
-
-
-# The operating system
-
-
-def _confine() -> None:
-    """Forbid what no question needs: writing to files, dumps of memory, many open files."""
-    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
-        resource.setrlimit(limit, (0, 0))
-    _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS)
-
-
-@contextmanager
-def _bounded(base: int, limits: Limits, files: int) -> Iterator[None]:
-    """Bound address space and computing for one question."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    computing = used.ru_utime + used.ru_stime + limits.seconds * (os.cpu_count() or 1) + _CPU
-    _limit(resource.RLIMIT_CPU, int(computing))
-    _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS + files)
-    if base:
-        _limit(resource.RLIMIT_AS, base + _SLACK + limits.bytes + limits.bytes // _SLACK_SHARE)
-    try:
-        yield
-    finally:
-        _limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
-        _limit(resource.RLIMIT_NOFILE, _DESCRIPTORS)
-        _limit(resource.RLIMIT_AS, resource.RLIM_INFINITY)
-
-
-def _limit(which: int, most: int) -> None:
-    """Set what can be raised again, within what this process was started with."""
-    hard = resource.getrlimit(which)[1]
-    allowed = [each for each in (most, hard) if each != resource.RLIM_INFINITY]
-    resource.setrlimit(which, (min(allowed, default=resource.RLIM_INFINITY), hard))
-
-
-def _address_space() -> int:
-    """Return the bytes that this process has mapped; 0 where the system does not tell, as macOS, which bounds none."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[0]) * resource.getpagesize()
-    except FileNotFoundError:
-        return 0

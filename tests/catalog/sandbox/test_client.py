@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import CatalogUnusable, InvalidQuestion
-from catalog.sandbox import worker
+from catalog.sandbox import client
 from functionfuse.storage.filestorage import FileStorage
 from workshop import ROOT, root_of, running_python, say, wait_for
 
@@ -38,8 +38,8 @@ def count(storage: FileStorage) -> int:
 
 def kept() -> int:
     """Return the id of the process that is kept."""
-    assert worker._kept is not None
-    return worker._kept._process.pid
+    assert client._kept is not None
+    return client._kept._process.pid
 
 
 def runs(pid: int) -> bool:
@@ -74,9 +74,9 @@ def test_one_process_answers_all_questions(asked: FileStorage) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_process_that_ended_is_replaced(asked: FileStorage, number: signal.Signals) -> None:
     """Of a process that ended between two questions the second one does not hear."""
-    assert worker._kept is not None
+    assert client._kept is not None
     before = kept()
-    select.select([worker._kept._pipe(1)], [], [])  # it has said that it can be asked
+    select.select([client._kept._pipe(1)], [], [])  # it has said that it can be asked
     os.kill(before, number)
     wait_until_ended(before)
     assert count(asked) == 1
@@ -139,10 +139,10 @@ def test_among_many_open_files(asked: FileStorage) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
     try:
-        worker._end()
+        client._end()
         with pytest.raises(InvalidQuestion, match="larger than the memory limit"):
             asked.catalog.sql("SELECT range, repeat('x', 1000) FROM range(100000)", memory_limit="40MB")
-        worker._end()
+        client._end()
     finally:
         for each in held:
             os.close(each)
@@ -169,7 +169,7 @@ def test_a_parameter_of_ones_own_class(asked: FileStorage) -> None:
 def test_it_knows_and_may_little(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process has no secrets of the environment, is in no folder of the user's, and can write to no file."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nobody's business")
-    worker._end()
+    client._end()
     assert count(storage) == 0
     process = Path(f"/proc/{kept()}")
     assert b"AWS" not in (process / "environ").read_bytes()
@@ -184,7 +184,7 @@ def test_it_knows_and_may_little(storage: FileStorage, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("executable", [None, "", "/nowhere/python", "/bin/true", "/bin/echo"])
 def test_no_python_to_start(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, executable: str | None) -> None:
     """Where `sys.executable` is no Python, as in some programs that embed one, that is what is said."""
-    worker._end()
+    client._end()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", executable)
         with pytest.raises(CatalogUnusable, match=f"sys.executable = {executable!r} does not start"):
@@ -197,7 +197,7 @@ def test_no_python_to_start(storage: FileStorage, monkeypatch: pytest.MonkeyPatc
 ASKING = f"""
 import os, sys, threading
 from catalog import Catalog
-from catalog.sandbox import worker
+from catalog.sandbox import client
 catalog = Catalog.open(sys.argv[1])
 
 def count():
@@ -207,7 +207,7 @@ def endless():
     catalog.sql("{ENDLESS}")
 
 def pid():
-    return worker._kept._process.pid
+    return client._kept._process.pid
 
 assert count() == 1
 """
@@ -249,11 +249,11 @@ FORKING = """
 mine = pid()
 child = os.fork()
 if child == 0:
-    assert worker._kept is None
+    assert client._kept is None
     assert count() == 1
     assert pid() != mine
-    theirs = worker._kept
-    worker._end()
+    theirs = client._kept
+    client._end()
     os._exit(theirs._process.returncode != -9)
 _, status = os.waitpid(child, 0)
 assert status == 0

@@ -18,10 +18,11 @@ import time
 from contextlib import suppress
 
 from catalog.errors import CatalogUnusable
-from catalog.sandbox.process import END, HEADER, PIECE, READY, TAKEN
+from catalog.index.damage import QueryFailed
+from catalog.sandbox.server import END, HEADER, PIECE, READY, TAKEN
 
 # The module is found where this process found it; what else is in its environment is no business of a query's.
-_PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from catalog.sandbox.process import main; main()"
+_PROGRAM = "import sys; sys.path[:] = sys.argv[2:]; from catalog.sandbox.server import main; main()"
 _KEPT = ("DYLD_LIBRARY_PATH", "LD_LIBRARY_PATH", "TZ")
 # Address space is what is bounded: without these, every thread would reserve much that it does not use.
 _SET = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -29,23 +30,6 @@ _START = 60.0  # seconds until it must be up: hundreds of times what it takes
 _GRACE = 1.0  # seconds that a query has for ending by itself after its time limit
 _LONGEST = 1e6  # seconds of one wait
 _MOST_SAID = 10_000  # bytes of what it left on stderr
-
-
-class Failed(Exception):
-    """DuckDB, or Arrow, has refused the query.
-
-    Parameters
-    ----------
-    kind : str
-        The name of the exception's class.
-    said : str
-        Its message.
-    """
-
-    def __init__(self, kind: str, said: str) -> None:
-        super().__init__(said)
-        self.kind = kind
-        self.lacked_memory = kind.endswith("MemoryError")  # of Python or Arrow
 
 
 class TimedOut(Exception):
@@ -77,7 +61,7 @@ class _Ended(Exception):
     """There is nothing more to read."""
 
 
-class Worker:
+class Client:
     """One process that answers questions, one after the other; not for several threads at once.
 
     Raises
@@ -136,7 +120,7 @@ class Worker:
 
         Raises
         ------
-        Failed
+        QueryFailed
             If the query is refused; it can be asked again. After any other exception it is to be ended.
         """
         deadline = time.monotonic() + seconds + _GRACE
@@ -148,7 +132,7 @@ class Worker:
             pieces.append(content)
             most -= len(content)
         if error := json.loads(content):
-            raise Failed(**error)
+            raise QueryFailed(**error)
         return pieces
 
     def end(self) -> Died:
@@ -213,11 +197,11 @@ class Worker:
 
 
 _lock = threading.Lock()
-_kept: Worker | None = None
+_kept: Client | None = None
 
 
 def ask(question: bytes, seconds: float, most: int) -> list[bytearray]:
-    """Return the answer as pieces, each an Arrow stream; one thread after the other.
+    """Return the answer as Arrow streams; one thread after the other.
 
     Parameters
     ----------
@@ -228,9 +212,14 @@ def ask(question: bytes, seconds: float, most: int) -> list[bytearray]:
     most : int
         Bytes of the answer.
 
+    Returns
+    -------
+    list of bytearray
+        Its pieces.
+
     Raises
     ------
-    Failed, TimedOut, TooLarge, Died
+    QueryFailed, TimedOut, TooLarge, Died
         If there is no answer.
     CatalogUnusable
         If the process cannot be started.
@@ -238,7 +227,7 @@ def ask(question: bytes, seconds: float, most: int) -> list[bytearray]:
     with _lock:
         try:
             return _asked(question).answer(seconds, most)
-        except Failed:
+        except QueryFailed:
             raise
         except _Ended as error:
             raise _end() or error from None
@@ -253,14 +242,14 @@ def start() -> None:
     if _lock.acquire(blocking=False):
         try:
             if _kept is None:
-                _kept = Worker()
+                _kept = Client()
         except OSError:
             pass  # who asks is told
         finally:
             _lock.release()
 
 
-def _asked(question: bytes) -> Worker:
+def _asked(question: bytes) -> Client:
     """Return a process that has taken the question: the one that is kept, or a new one."""
     global _kept
     if _kept is not None:
@@ -269,7 +258,7 @@ def _asked(question: bytes) -> Worker:
             return _kept
         _end()
     try:
-        _kept = Worker()
+        _kept = Client()
         _kept.take(question)
     except (OSError, TimedOut, _Ended) as error:
         raise CatalogUnusable(
@@ -282,16 +271,16 @@ def _asked(question: bytes) -> Worker:
 def _end() -> Died | None:
     """End the process that is kept; return how it had ended by itself, or that it was killed."""
     global _kept
-    worker, _kept = _kept, None
-    return worker.end() if worker else None
+    client, _kept = _kept, None
+    return client.end() if client else None
 
 
 def _after_fork() -> None:
     global _kept, _lock
     _lock = threading.Lock()
-    worker, _kept = _kept, None
-    if worker:
-        worker.forget()
+    client, _kept = _kept, None
+    if client:
+        client.forget()
 
 
 def _at_exit() -> None:
