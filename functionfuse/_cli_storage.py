@@ -37,16 +37,14 @@ def open_storage(text: str) -> Storage:
     CatalogUnusable
         If a URL cannot be reached.
     """
-    from functionfuse.storage import storage_factory
+    from functionfuse import storage as storages
 
-    if is_url(text):
-        return _existing(storage_factory(_config_of(text)))
-    path = os.path.expanduser(text)
+    path = text if is_url(text) else os.path.expanduser(text)
     if not os.path.isfile(path):
-        return _existing(storage_factory({"kind": "file", "options": {"path": path}}))
+        return _existing(storages.open_storage(path))
     config = _read_config(path)
     try:
-        storage = storage_factory(config)
+        storage = storages.storage_factory(config)
     except InvalidConfiguration as error:
         raise InvalidConfiguration(f"{path}: {error}") from error
     return _existing(storage)
@@ -55,13 +53,6 @@ def open_storage(text: str) -> Storage:
 def is_url(text: str) -> bool:
     """Tell whether an argument is a URL, and no path."""
     return "://" in text
-
-
-def _config_of(url: str) -> dict[str, Any]:
-    """Return the configuration of a storage whose credentials come from the environment."""
-    if url.lower().startswith(("s3://", "s3a://")):
-        return {"kind": "S3", "options": {"path": url}}
-    return {"kind": "fsspec", "options": {"url": url}}
 
 
 def _existing(storage: Storage) -> Storage:

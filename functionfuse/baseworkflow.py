@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
-from functionfuse._arguments import Reference
+from functionfuse._arguments import Reference, references_in
 from functionfuse.errors import CyclicGraph, DuplicateName, InvalidArgument, InvalidLeaf, NoSuchNode
 from functionfuse.workflow import Node, checked_name, undecorated
 
@@ -22,15 +22,16 @@ class BaseWorkflow:
 
     Parameters
     ----------
-    *leaves : Node, Item or StandIn
-        What to compute. A stand-in means the object after the methods called on it until now.
+    *leaves : Node, Item, StandIn, or a list, tuple or dict of them
+        What to compute. A stand-in means the object after the methods called on it until now. What is given as a list
+        or dict comes back as one, with the results in the places of the nodes.
     workflow_name : str
         The name under which results are stored.
 
     Attributes
     ----------
     leaves : tuple
-        The leaves as given.
+        The leaves as they were given.
     workflow_name : str
         The name as given.
 
@@ -42,12 +43,12 @@ class BaseWorkflow:
         If the workflow's name is empty or not a string.
     """
 
-    def __init__(self, *leaves: Reference, workflow_name: str) -> None:
+    def __init__(self, *leaves: Any, workflow_name: str) -> None:
         if not leaves:
             raise InvalidLeaf("a workflow needs at least one leaf: pass the nodes whose results are wanted")
         self.workflow_name = checked_name(workflow_name, "workflow")
-        self.leaves = leaves
-        self._roots = [node for leaf in leaves for node in _checked_reference(leaf, "a leaf")._nodes()]
+        self.leaves = tuple(map(_checked_leaf, leaves))
+        self._roots = [node for leaf in self.leaf_references() for node in leaf._nodes()]
         self._replaced: dict[Node, Callable[..., Any]] = {}
         self._known: set[Node] = set()
 
@@ -76,6 +77,10 @@ class BaseWorkflow:
             nodes = _in_dependency_order(graph)
         self._check_names(nodes)
         return nodes
+
+    def leaf_references(self) -> list[Reference]:
+        """Return the leaves one by one, those in lists and dicts too."""
+        return [reference for leaf in self.leaves for reference in references_in(leaf)]
 
     def graph_traversal(self) -> Iterator[tuple[str, Node]]:
         """Yield the name and the node for every node, parents first."""
@@ -198,6 +203,18 @@ class BaseWorkflow:
                     f"{_described(first)} and a call of {_described(node)}: "
                     "give one of them another name by node.set_name(...)"
                 )
+
+
+def _checked_leaf(leaf: Any) -> Any:
+    """Return a leaf; of a list, tuple or dict a copy, which nobody changes before the run."""
+    kind = type(leaf)
+    if kind in (list, tuple) and leaf:
+        return kind(map(_checked_leaf, leaf))
+    if kind is dict and leaf:
+        return {key: _checked_leaf(value) for key, value in leaf.items()}
+    if kind in (list, tuple, dict):
+        raise InvalidLeaf(f"a leaf is an empty {kind.__name__}: put the nodes into it whose results are wanted")
+    return _checked_reference(leaf, "a leaf")
 
 
 def _checked_reference(value: object, role: str) -> Reference:

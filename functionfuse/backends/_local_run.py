@@ -51,7 +51,7 @@ class LocalRun(Run):
 
     def _leaf_results(self) -> list[Any]:
         self._user = None
-        results = [leaf._value(self._result) for leaf in self._workflow.leaves]
+        results = [substitute(leaf, self._result) for leaf in self._workflow.leaves]
         self._sharing.called()
         for found in self._results.values():
             if type(found) is Shared:

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from functionfuse import _ray
+from functionfuse._arguments import substitute
 from functionfuse.backends._ray_calls import Arguments, Packer
 from functionfuse.backends._ray_groups import Group, Groups
 from functionfuse.backends._ray_needs import (
@@ -90,7 +91,7 @@ class RayRun(Run):
 
     def _needs_of(self, plan: Plan) -> Needs:
         computed = set(plan.compute)
-        leaves = [leaf._nodes()[0] for leaf in self._workflow.leaves]
+        leaves = [leaf._nodes()[0] for leaf in self._workflow.leaf_references()]
         here = [node for node in leaves if node.storable or not is_constructor(node)]
         if not self._settings.return_results:
             here = [node for node in here if node not in self._kept]
@@ -334,7 +335,7 @@ class RayRun(Run):
     # The end
 
     def _leaf_results(self) -> list[Any]:
-        for leaf in self._workflow.leaves:
+        for leaf in self._workflow.leaf_references():
             self._hold_leaf(leaf._nodes()[0])
         self._let_go()
         if not self._settings.return_results:
@@ -346,7 +347,7 @@ class RayRun(Run):
                 found[node] = self._at_hand(node) if node in self._results else self._read(node)
             return found[node]
 
-        return [leaf._value(result_of) for leaf in self._workflow.leaves]
+        return [substitute(leaf, result_of) for leaf in self._workflow.leaves]
 
     def _hold_leaf(self, node: Node) -> None:
         need = Need(self._needs.last_of(node), is_object=True) if is_constructor(node) else Need(node)

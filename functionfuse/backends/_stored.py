@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from functionfuse.backends._run import ON_STALE, Settings
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.errors import InvalidArgument
-from functionfuse.storage.base import Storage
+from functionfuse.storage import Storage, open_storage
+
+#: Where a storage is, as `open_storage` takes it.
+Place = str | os.PathLike[str] | Mapping[str, Any] | Storage
 
 
 class StoredWorkflow(BaseWorkflow):
@@ -16,10 +21,12 @@ class StoredWorkflow(BaseWorkflow):
 
     Parameters
     ----------
-    *leaves : Node, Item or StandIn
+    *leaves : Node, Item, StandIn, or a list, tuple or dict of them
         What to compute.
     workflow_name : str
         The name under which results are stored.
+    storage : str, path-like, mapping or Storage, optional
+        Where results are kept, as `open_storage` takes it; nowhere without it, until `set_storage`.
     on_stale : {"warn", "recompute", "error", "ignore"}
         What to do with a stored result whose function, arguments or ancestors have changed since.
     progress : bool, optional
@@ -29,15 +36,24 @@ class StoredWorkflow(BaseWorkflow):
     ------
     InvalidArgument
         If `on_stale` is none of these (a `ValueError`).
+    InvalidConfiguration
+        If `storage` is no place for a storage.
     """
 
-    def __init__(self, *leaves: Any, workflow_name: str, on_stale: str = "warn", progress: bool | None = None) -> None:
+    def __init__(
+        self,
+        *leaves: Any,
+        workflow_name: str,
+        storage: Place | None = None,
+        on_stale: str = "warn",
+        progress: bool | None = None,
+    ) -> None:
         super().__init__(*leaves, workflow_name=workflow_name)
         if on_stale not in ON_STALE:
             raise InvalidArgument(f"on_stale={on_stale!r}: it is one of {', '.join(map(repr, ON_STALE))}")
         self._on_stale = on_stale
         self._progress = progress
-        self._storage: Storage | None = None
+        self._storage = None if storage is None else open_storage(storage)
         self._unstored: list[re.Pattern[str]] = []
 
     def set_storage(self, storage: Storage | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -51,6 +52,48 @@ def storage_factory(config: Mapping[str, Any]) -> Storage:
     _check_options(config["kind"], storage_class, options)
     storage: Storage = storage_class(**options)
     return storage
+
+
+def open_storage(place: str | os.PathLike[str] | Mapping[str, Any] | Storage, **options: Any) -> Storage:
+    """Return the storage at a place.
+
+    Parameters
+    ----------
+    place : str, path-like, mapping or Storage
+        A folder; a URL, such as ``s3://bucket/prefix``, or another one that fsspec knows; a configuration as
+        `storage_factory` takes it; or a storage, which is returned as it is.
+    **options
+        Of a path or URL: what `FileStorage`, `S3FileStorage` or `FsspecStorage` takes beside it.
+
+    Returns
+    -------
+    Storage
+        Nothing is made on disk before the first result is saved.
+
+    Raises
+    ------
+    InvalidConfiguration
+        If there is no such kind or option, or it is no place at all.
+
+    Examples
+    --------
+    >>> open_storage("results")
+    FileStorage('results')
+    """
+    if isinstance(place, (Storage, Mapping)) and options:
+        raise InvalidConfiguration(f"options such as {next(iter(options))!r} go with a path or URL, not with {place!r}")
+    if isinstance(place, Storage):
+        return place
+    return storage_factory(place if isinstance(place, Mapping) else _config_of(place, options))
+
+
+def _config_of(place: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of the storage in a folder or under a URL."""
+    if not isinstance(place, str) or "://" not in place:
+        return {"kind": "file", "options": {"path": place, **options}}
+    if place.lower().startswith(("s3://", "s3a://")):
+        return {"kind": "S3", "options": {"path": place, **options}}
+    return {"kind": "fsspec", "options": {"url": place, **options}}
 
 
 def _class_of(kind: Any) -> Any:

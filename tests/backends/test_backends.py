@@ -165,6 +165,15 @@ def test_what_is_stored_is_not_computed(pair: Pair) -> None:
     assert runs == [(pair.backend, "finished", 2, 0), (pair.backend, "finished", 0, 1), (others, "finished", 0, 1)]
 
 
+def test_leaves_come_back_in_their_containers(pair: Pair) -> None:
+    """The nodes in a list or dict of leaves are replaced by their results, computed or restored, at any depth."""
+    for _ in range(2):
+        first, second = give(1).set_name("first"), give([2, 3]).set_name("second")
+        leaves = {"one": first, "both": [first, (second, second[1])]}
+        assert pair.run(leaves) == {"one": 1, "both": [1, ([2, 3], 3)]}
+        assert pair.run([first], second) == [[1], [2, 3]]
+
+
 def test_what_is_needed_is_restored(pair: Pair) -> None:
     """A new node gets the stored results that it needs, and its record names their blobs."""
     top, other = step(pair.folder, "top").set_name("top"), give({"a": 5}).set_name("other")

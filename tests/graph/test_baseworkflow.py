@@ -58,11 +58,34 @@ def test_a_workflow_needs_a_leaf() -> None:
         BaseWorkflow(workflow_name="w")
 
 
-@pytest.mark.parametrize("leaf", [3, "name", [make()], make], ids=["int", "str", "list", "decorated"])
+@pytest.mark.parametrize("leaf", [3, "name", {make()}, make], ids=["int", "str", "set", "decorated"])
 def test_a_foreign_leaf_is_refused(leaf: Any) -> None:
     """What no decorated function or class returned is an InvalidLeaf that names its type."""
     with pytest.raises(InvalidLeaf, match=f"must be a node.*of type {type(leaf).__name__}"):
         BaseWorkflow(make(), leaf, workflow_name="w")
+
+
+@pytest.mark.parametrize("leaf", [[make(), 3], {"a": [make(), 3]}, (3,)], ids=["list", "deep", "tuple"])
+def test_a_container_of_leaves_holds_nothing_else(leaf: Any) -> None:
+    """A value among the nodes of a list or dict is an InvalidLeaf that names it."""
+    with pytest.raises(InvalidLeaf, match=r"must be a node.*not 3 of type int"):
+        BaseWorkflow(leaf, workflow_name="w")
+
+
+@pytest.mark.parametrize("leaf", [[], {}, (), {"a": []}], ids=["list", "dict", "tuple", "deep"])
+def test_a_container_of_leaves_is_not_empty(leaf: Any) -> None:
+    """An empty list or dict is an InvalidLeaf."""
+    with pytest.raises(InvalidLeaf, match="empty"):
+        BaseWorkflow(leaf, workflow_name="w")
+
+
+def test_a_container_of_leaves_is_taken_as_it_is_now() -> None:
+    """What is appended to a list of leaves later is not run."""
+    leaves = [make()]
+    flow = BaseWorkflow(leaves, workflow_name="w")
+    leaves.append(make())
+    assert [len(leaf) for leaf in flow.leaves] == [1]
+    assert len(flow.ordered()) == 1
 
 
 @pytest.mark.parametrize("name", ["", None, 3])

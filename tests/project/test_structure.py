@@ -39,7 +39,7 @@ FLOORS = (
     ("storage", "storage.*"),
     ("backends._*", "backends.plugins", "backends.plugins.*"),
     ("backends", "backends.*"),
-    ("cli", "_cli_*", "__main__", "testing", "testing.*", "*__init__"),
+    ("cli", "_cli_*", "__main__", "testing", "testing.*", "_exports", "*__init__"),
 )
 
 # The rooms of the catalog, the lowest first. Those on one floor know nothing of one another.
@@ -70,7 +70,11 @@ ASK_THE_CATALOG = {
 }
 # Both packages show themselves in notebooks by the same few tags, which know nothing of either.
 # And all exceptions have one base.
-LOOK = {"functionfuse._html": {"catalog.show.html"}, "functionfuse.errors": {"catalog.errors"}}
+LOOK = {
+    "functionfuse": {"catalog"},
+    "functionfuse._html": {"catalog.show.html"},
+    "functionfuse.errors": {"catalog.errors"},
+}
 
 HEAVY = {"click", "dask", "duckdb", "fsspec", "h5py", "numpy", "pandas", "polars", "pyarrow", "ray", "rich", "s3fs"}
 CHEAP = "import pickle, json, hashlib, logging, inspect"
@@ -189,7 +193,7 @@ def test_init_is_a_table_of_contents(name: str) -> None:
             continue
         if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
             imported.update(entry.name for each in statement.body for entry in each.names)  # type: ignore[attr-defined]
-        elif isinstance(statement, ast.FunctionDef) and statement.name == "__getattr__":
+        elif isinstance(statement, ast.FunctionDef) and statement.name in ("__getattr__", "__dir__"):
             continue
         elif isinstance(statement, ast.ImportFrom):
             imported.update(alias.asname or alias.name for alias in statement.names)

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from functionfuse.errors import InvalidConfiguration
-from functionfuse.storage import storage_factory
+from functionfuse.storage import open_storage, storage_factory
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.fsspecstorage import FsspecStorage
 
 
 def factory(path: Path, **options: Any) -> Any:
@@ -78,6 +79,7 @@ def test_mmap(tmp_path: Path) -> None:
 CALLS = """
 import os, sys
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.fsspecstorage import FsspecStorage
 from functionfuse.testing import Note, NoteSerializer
 
 calls, order = [], os.fsync
@@ -119,3 +121,31 @@ def test_fsync(tmp_path: Path) -> None:
     made = ["", "/deep", "/deep/kept", *identity]  # first the folder of the workflow, for the side files
     assert before[: len(made)] == made
     assert found[False] == [*made, "rename"]
+
+
+def test_a_storage_is_opened_by_where_it_is(tmp_path: Path) -> None:
+    """A path, a URL, a configuration and a storage each lead to a storage; options go with a path or URL."""
+    storage = open_storage(tmp_path, compression=None)
+    assert type(storage) is FileStorage
+    storage.save("w", "t", 1)
+    assert open_storage(str(tmp_path)).read_task("w", "t") == 1
+    assert open_storage({"kind": "file", "options": {"path": tmp_path}}).read_task("w", "t") == 1
+    assert open_storage(storage) is storage
+    remote = open_storage(f"file://{tmp_path}", verify="never")
+    assert type(remote) is FsspecStorage
+    assert remote.read_task("w", "t") == 1
+
+
+@pytest.mark.parametrize("place", [None, 3, "", ["results"]], ids=["None", "number", "empty", "list"])
+def test_what_is_no_place_is_named(place: Any) -> None:
+    """What is neither path, URL, configuration nor storage is an InvalidConfiguration that shows it."""
+    with pytest.raises(InvalidConfiguration, match=f"not {place!r}".replace("[", r"\[").replace("]", r"\]")):
+        open_storage(place)
+
+
+def test_options_of_an_open_storage_are_refused(tmp_path: Path) -> None:
+    """Options beside a storage or a configuration would be passed over: they are an error."""
+    storage = open_storage(tmp_path)
+    for place in (storage, {"kind": "file", "options": {"path": tmp_path}}):
+        with pytest.raises(InvalidConfiguration, match="'fsync' go with a path or URL"):
+            open_storage(place, fsync=True)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from functionfuse._arguments import Reference, nodes_in
+from functionfuse._arguments import nodes_in
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.errors import MissingDependency
 
@@ -34,7 +34,7 @@ class GraphWorkflow(BaseWorkflow):
         ``<workflow_name>.svg`` in it. Missing folders are made.
     """
 
-    def __init__(self, *leaves: Reference, workflow_name: str, doc_path: str | os.PathLike[str]) -> None:
+    def __init__(self, *leaves: Any, workflow_name: str, doc_path: str | os.PathLike[str]) -> None:
         super().__init__(*leaves, workflow_name=workflow_name)
         self.doc_path = doc_path
 

@@ -15,10 +15,13 @@ class LocalWorkflow(StoredWorkflow):
 
     Parameters
     ----------
-    *leaves : Node, Item or StandIn
+    *leaves : Node, Item, StandIn, or a list, tuple or dict of them
         What to compute.
     workflow_name : str
         The name under which results are stored.
+    storage : str, path-like, mapping or Storage, optional
+        Where results are kept: a folder, a URL, a configuration as `storage_factory` takes it, or a storage. Nothing is
+        kept without it.
     on_stale : {"warn", "recompute", "error", "ignore"}
         What to do with a stored result whose function, arguments or ancestors have changed since.
     progress : bool, optional
@@ -28,6 +31,8 @@ class LocalWorkflow(StoredWorkflow):
     ------
     InvalidArgument
         If `on_stale` is none of these (a `ValueError`).
+    InvalidConfiguration
+        If `storage` is no place for a storage.
 
     Notes
     -----
@@ -45,7 +50,7 @@ class LocalWorkflow(StoredWorkflow):
         Returns
         -------
         object
-            The result of a single leaf, or the list of the leaves' results.
+            The result of a single leaf, or the list of the leaves' results; of a leaf that is a list or dict, such one.
 
         Raises
         ------

@@ -10,7 +10,7 @@ from functionfuse import _ray
 from functionfuse._progress import shown
 from functionfuse.backends._ray_run import RayRun
 from functionfuse.backends._ray_settings import RaySettings
-from functionfuse.backends._stored import StoredWorkflow
+from functionfuse.backends._stored import Place, StoredWorkflow
 from functionfuse.backends._warning import warn
 from functionfuse.backends.plugins import Plugin
 from functionfuse.errors import InvalidArgument, NoSuchNode
@@ -88,10 +88,13 @@ class RayWorkflow(StoredWorkflow):
 
     Parameters
     ----------
-    *leaves : Node, Item or StandIn
+    *leaves : Node, Item, StandIn, or a list, tuple or dict of them
         What to compute.
     workflow_name : str
         The name under which results are stored.
+    storage : str, path-like, mapping or Storage, optional
+        Where results are kept: a folder, a URL, a configuration as `storage_factory` takes it, or a storage. Nothing is
+        kept without it.
     ray_init_args : mapping
         What `ray.init` is called with if Ray is not up yet when the workflow runs.
     on_stale : {"warn", "recompute", "error", "ignore"}
@@ -103,6 +106,8 @@ class RayWorkflow(StoredWorkflow):
     ------
     InvalidArgument
         If `on_stale` is none of these (a `ValueError`), or `ray_init_args` is no mapping (a `TypeError`).
+    InvalidConfiguration
+        If `storage` is no place for a storage.
 
     Notes
     -----
@@ -114,11 +119,12 @@ class RayWorkflow(StoredWorkflow):
         self,
         *leaves: Any,
         workflow_name: str,
+        storage: Place | None = None,
         ray_init_args: Mapping[str, Any] = {},
         on_stale: str = "warn",
         progress: bool | None = None,
     ) -> None:
-        super().__init__(*leaves, workflow_name=workflow_name, on_stale=on_stale, progress=progress)
+        super().__init__(*leaves, workflow_name=workflow_name, storage=storage, on_stale=on_stale, progress=progress)
         if not isinstance(ray_init_args, Mapping):
             raise InvalidArgument(
                 f"ray_init_args are the keyword arguments of ray.init as a dictionary, not {ray_init_args!r}"
@@ -181,7 +187,8 @@ class RayWorkflow(StoredWorkflow):
         Returns
         -------
         object
-            None, or the result of a single leaf, or the list of the leaves' results.
+            None, or the result of a single leaf, or the list of the leaves' results; of a leaf that is a list or dict,
+            such one.
 
         Raises
         ------
