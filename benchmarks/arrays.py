@@ -28,8 +28,8 @@ import joblib
 import numpy as np
 from measuring import Times, clear, show
 
+from catalog.store.local_writer import LocalWriter
 from functionfuse.storage import storage_factory
-from functionfuse.storage._places import LocalTemporary
 
 MIB = 1 << 20
 ELEMENTS = 1 << 27
@@ -193,9 +193,9 @@ def slow_disk() -> None:
         written += count
         time.sleep(max(0.0, began + written / LIMIT - time.perf_counter()))
 
-    write = LocalTemporary.write
+    write = LocalWriter.write
 
-    def slowly(self: LocalTemporary, pieces: Any) -> None:
+    def slowly(self: LocalWriter, pieces: Any) -> None:
         write(self, pieces)
         delay(sum(map(len, pieces)))
 
@@ -203,7 +203,7 @@ def slow_disk() -> None:
         for begin in range(0, len(data), 4 * MIB):
             delay(file.write(data[begin : begin + 4 * MIB]))
 
-    LocalTemporary.write = slowly  # type: ignore[method-assign]
+    LocalWriter.write = slowly  # type: ignore[method-assign]
     globals()["write_all"] = write_slowly
 
 

@@ -31,7 +31,7 @@ from catalog import Catalog
 from catalog.format.columns import TASKS
 from catalog.format.names import CATALOG_FOLDER
 from catalog.index.schema import names_of
-from catalog.journal.append import JOURNAL_FOLDER, SEGMENT_SUFFIX
+from catalog.journal.base import JOURNAL_FOLDER, SEGMENT_SUFFIX
 from functionfuse.storage import storage_factory
 
 WORKFLOW = "workflow_3"

@@ -15,7 +15,9 @@ import diskcache
 import joblib
 from measuring import Times, microseconds, read_bare, save_bare, show
 
-from catalog.journal.append import journal_of
+from catalog.journal.base import Publication
+from catalog.journal.open import journal_of
+from catalog.store.open import open_store
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage import storage_factory
@@ -122,10 +124,10 @@ def one_round(folder: str, shape: str, first: Times, second: Times) -> None:
 
 def write_lines(folder: str) -> None:
     """Write as many lines to a journal as a run does."""
-    journal = journal_of(folder)
-    line = "x" * 699
+    journal = journal_of(open_store(folder))
+    event = Publication("x" * 699)
     for _ in range(NODES):
-        journal.append(line)
+        journal.append(event)
 
 
 def build_graphs(build: Times) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from catalog.format.ids import new_id
-from catalog.journal.append import JOURNAL_FOLDER, SEGMENT_SUFFIX
+from catalog.journal.base import JOURNAL_FOLDER, SEGMENT_SUFFIX
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage import storage_factory

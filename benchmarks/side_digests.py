@@ -14,7 +14,7 @@ from measuring import Times, milliseconds, show
 
 from catalog.format.record import SideFile
 from catalog.store import verified as intact
-from functionfuse.storage import _places
+from functionfuse.storage import _side_files
 from functionfuse.storage.filestorage import FileStorage
 
 SIZE = 128 << 20  # bytes
@@ -70,11 +70,11 @@ def run(folder: Path, rounds: int) -> None:
     storage.save("w", "table", pd.DataFrame({"a": np.random.default_rng(0).random(SIZE // 8)}))
     unchecked = FileStorage(folder / "storage", verify="never")
     remembering = intact.SETTLED
-    hashed: Callable[..., list[SideFile]] = _places.hashed
+    hashed: Callable[..., list[SideFile]] = _side_files.hashed
     for _ in range(rounds):
         for title, obj in zip(saves, (Bytes(1), Bytes(MANY)), strict=True):
             for name, function in (("sizes alone", without), ("sizes and digests", hashed)):
-                _places.hashed = function
+                _side_files.hashed = function
                 saves[title][name].append(milliseconds(storage.save, "w", f"t {title}", obj))
         intact.SETTLED = 1 << 62
         asked["checked for the first time"].append(milliseconds(lambda: storage.catalog.sql(QUESTION).fetchall()))

@@ -3,8 +3,8 @@
 Every writing process has a segment of its own, ``<UUIDv7>.ndjson``, and
 appends each event by one `write` on an append handle, so writers never wait for
 one another. A save's line is written before its blob is renamed into place: the
-last line of a segment is provisional until the blob's footer shows its id, and
-every line before it is settled.
+last line of a segment is unconfirmed until the blob's footer shows its id, and
+every line before it is confirmed.
 
 A segment that nobody has appended to for a while is compacted (`catalog.journal.compaction`):
 moved out of the journal's folder, with its lines in a Parquet file. A writer
@@ -15,6 +15,7 @@ its segment is still there; if not, the line is written again.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 import time
@@ -25,12 +26,13 @@ from weakref import WeakValueDictionary
 
 from catalog.format.ids import new_id
 from catalog.format.names import CATALOG_FOLDER
+from catalog.journal.base import JOURNAL_FOLDER, SEGMENT_SUFFIX, Journal, Publication
 from catalog.store import regular
+from catalog.store.base import Store
+from catalog.store.sync import sync_folder
 
-JOURNAL_FOLDER = f"{CATALOG_FOLDER}/journal"
 #: Where compaction moves segments before it deletes them.
 RETIRED_FOLDER = f"{CATALOG_FOLDER}/retired"
-SEGMENT_SUFFIX = ".ndjson"
 #: Seconds without a line after which a writer begins a new segment.
 PAUSE = 60.0
 #: Bytes after which a writer begins a new segment, so that compaction can take one in a moment.
@@ -38,6 +40,9 @@ FULL = 8 << 20
 
 _PATIENCE = 100  # times that a segment may vanish under us before it counts as an error
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, and never back
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+_log = logging.getLogger("functionfuse.storage")
 
 
 @dataclass
@@ -50,17 +55,17 @@ class _Segment:
         return self.size >= FULL or time.clock_gettime(_CLOCK) - self.written > PAUSE
 
 
-_journals: WeakValueDictionary[str, Journal] = WeakValueDictionary()
+_journals: WeakValueDictionary[str, LocalJournal] = WeakValueDictionary()
 _segments: dict[tuple[int, str], _Segment] = {}  # by process and folder: to be taken up again when its journal is
 _journals_lock = threading.Lock()
 
 
-def journal_of(root: str) -> Journal:
-    """Return this process's journal for the storage in folder `root`, the same one for every caller."""
+def local_journal(store: Store) -> LocalJournal:
+    """Return this process's journal for a storage on a disk, the same one for every caller."""
     with _journals_lock:
-        journal = _journals.get(root)
+        journal = _journals.get(store.root)
         if journal is None:
-            _journals[root] = journal = Journal(root)
+            _journals[store.root] = journal = LocalJournal(store)
         return journal
 
 
@@ -83,7 +88,7 @@ def append_all(root: str, lines: Iterable[str]) -> None:
     root : str
         The storage's folder, absolute.
     lines : iterable of str
-        As for `Journal.append`.
+        As `Publication.line`.
 
     Raises
     ------
@@ -104,56 +109,82 @@ def append_all(root: str, lines: Iterable[str]) -> None:
         raise
 
 
-class Journal:
+class LocalJournal(Journal):
     """The segment that this process appends to.
 
     Parameters
     ----------
-    root : str
-        The storage's folder, absolute.
+    store : Store
+        The storage, on a disk.
 
     Notes
     -----
-    Safe to use from several threads; a forked child opens a segment of its own.
+    A forked child opens a segment of its own.
     """
 
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._folder = f"{root}/{JOURNAL_FOLDER}"
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._folder = f"{store.root}/{JOURNAL_FOLDER}"
         self._handle: int | None = None
         self._segment: _Segment | None = None
+        self._synced = ""
         self._forget()
 
-    @property
-    def segment(self) -> str | None:
-        """The path of the segment that is appended to, if there is one."""
-        return None if self._segment is None else self._segment.path
+    def __reduce__(self) -> tuple[Callable[[Store], LocalJournal], tuple[Store]]:
+        return local_journal, (self._store,)
 
-    def append(self, line: str, publish: Callable[[], object] | None = None) -> None:
-        """Write an event and then make it true.
+    def append(self, publication: Publication) -> None:
+        """Write a line, and publish; no other event of this process is written in between."""
+        try:
+            self._append(publication.line, publication.publish)
+        except OSError as error:
+            if not publication.frees_space or error.errno not in _FULL_DISK:
+                raise
+            self._make_space(publication)
+        else:
+            if publication.on_success is not None:
+                publication.on_success()
 
-        Parameters
-        ----------
-        line : str
-            One JSON object in ASCII, without the line's end.
-        publish : callable, optional
-            What the event tells: a rename or a removal. No other event of this
-            process is written until it is done, so that a later line settles
-            this one.
+    def submit(
+        self, publication: Publication, failed: Callable[[BaseException], BaseException | None] = lambda error: error
+    ) -> None:
+        """Append at once: that takes less than leaving it to a thread."""
+        self.append(publication)
 
-        Raises
-        ------
-        OSError
-            If the line cannot be written; then nothing is published.
-        """
+    def check(self) -> None:
+        """Do nothing: what went wrong was raised."""
+
+    def wait(self) -> None:
+        """Do nothing: nothing is under way."""
+
+    def sync(self) -> None:
+        """Have the file system put the segment's name on the medium, and its folder's."""
+        path = self._segment.path if self._segment else ""
+        if path != self._synced:
+            for folder in (f"{self._store.root}/{CATALOG_FOLDER}", self._folder):
+                sync_folder(folder)
+            self._synced = path
+
+    def _append(self, line: str, publish: Callable[[], object] | None) -> None:
         with self._lock:
             try:
                 self._write(f"{line}\n".encode("ascii"))
                 if publish is not None:
-                    publish()
+                    publish()  # before any other event of this process: a later line confirms this one
             except BaseException:  # an interrupt may strike between the two
-                self._abandon()  # a line that was written stays the last of its segment, and so provisional
+                self._abandon()  # a line that was written stays the last of its segment, and so unconfirmed
                 raise
+
+    def _make_space(self, publication: Publication) -> None:
+        """Publish what cannot be recorded on a full disk, so that it can."""
+        for act in (publication.publish, publication.on_success):
+            if act is not None:
+                act()
+        try:
+            self._append(publication.line, None)
+        except OSError as error:  # the next question finds the file gone
+            where = f"{self._store.root}/{publication.key}"
+            _log.warning("%s is removed, and its event was not recorded: %s", where, str(error))
 
     def _write(self, data: bytes) -> None:
         for _ in range(_PATIENCE):
@@ -183,7 +214,7 @@ class Journal:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
         segment = _segments.get((self._pid, self._folder))
         if segment is None or segment.is_over() or not regular.is_file(segment.path):
-            regular.make_folders(self._root, JOURNAL_FOLDER)
+            regular.make_folders(self._store.root, JOURNAL_FOLDER)
             segment = _Segment(f"{self._folder}/{new_id()}{SEGMENT_SUFFIX}", time.clock_gettime(_CLOCK))
             flags |= os.O_CREAT | os.O_EXCL
         self._handle = regular.open_file(segment.path, flags)

@@ -22,7 +22,8 @@ from typing import IO, TYPE_CHECKING, Protocol
 from catalog.format.ids import new_id
 from catalog.format.names import CATALOG_FOLDER
 from catalog.journal import parquet as compacted
-from catalog.journal.append import FULL, JOURNAL_FOLDER, PAUSE, RETIRED_FOLDER, append_all
+from catalog.journal.append import FULL, PAUSE, RETIRED_FOLDER, append_all
+from catalog.journal.base import JOURNAL_FOLDER
 from catalog.journal.lines import Part
 from catalog.store import clock, regular
 from catalog.store.folder import COMPACTED_SUFFIX, Segment

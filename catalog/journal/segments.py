@@ -7,7 +7,7 @@ came true before it was told is in ``<UUIDv7>.ndjson``.
 
 from __future__ import annotations
 
-from catalog.journal.append import SEGMENT_SUFFIX
+from catalog.journal.base import SEGMENT_SUFFIX
 
 
 def parts_of(name: str) -> tuple[str, int, int]:

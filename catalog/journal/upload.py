@@ -1,14 +1,11 @@
-"""Writing the journal of a remote storage: segments that tell first, and objects that come true behind them.
+"""Writing the journal of a bucket: immutable segments of lines, each written before the objects that it tells of.
 
-A save or removal is told by a line in an immutable segment, which is written
-before the object is: so whoever is killed in between has left a line, and no
-reader needs a listing to find what was published. What is handed over while a
-segment is being written goes into the next one, so that many lines share one
-request. The name of a segment says up to which of its writer's segments all came
-true; readers look at the objects of the others.
+Whoever is killed in between has left a line, so no reader needs a listing to find what was published. What is submitted
+while a segment is being written goes into the next one: many lines share one request. The name of a segment says up to
+which of its writer's segments all events are confirmed; readers look at the objects of the others.
 
-An object whose writing took more than one try, or long, may have replaced a newer
-one of somebody else: its line is told again, and readers look once more.
+An object whose writing took more than one try, or long, may have replaced a newer one of somebody else: its line is
+written once more, and readers look again.
 """
 
 from __future__ import annotations
@@ -23,60 +20,55 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from catalog.format.ids import new_id
-from catalog.journal.append import JOURNAL_FOLDER
+from catalog.journal.base import JOURNAL_FOLDER, Journal, Publication
 from catalog.journal.segments import segment_name
-from catalog.store import threads as pool
-from catalog.store.location import Location
+from catalog.store import threads
+from catalog.store.base import Store
+from catalog.store.object_writer import LARGEST_PUT
 
-#: How much a process hands over before it has to wait: saves, and bytes that are held for them.
+#: How much a process submits before it has to wait: saves, and bytes that are held for them.
 MOST_SAVES, MOST_BYTES = 256, 64 << 20
-_LONG = 60.0  # seconds from a line to its object, after which the line is told again
+_LONG = 60.0  # seconds from a line to its object, after which the line is written once more
 _LINES = 2_000  # in a segment at most
 
-_journals: dict[Location, RemoteJournal] = {}
+_journals: dict[Store, ObjectJournal] = {}
 _lock = threading.Lock()
 
 
-def journal_at(location: Location) -> RemoteJournal:
-    """Return this process's journal for a storage, the same one for every caller."""
+def object_journal(store: Store) -> ObjectJournal:
+    """Return this process's journal for a storage of objects, the same one for every caller."""
     with _lock:
-        if location not in _journals:
-            _journals[location] = RemoteJournal(location)
-        return _journals[location]
-
-
-def flush_all(location: Location) -> None:
-    """Return when all that this process handed over for a storage is durable, or failed."""
-    with _lock:
-        journal = _journals.get(location)
-    if journal is not None:
-        journal.wait()
+        if store not in _journals:
+            _journals[store] = ObjectJournal(store)
+        return _journals[store]
 
 
 @dataclass(eq=False)
-class Deed:
-    """What a line tells, and how it comes true.
+class _Pending:
+    """A publication that is under way.
 
     Attributes
     ----------
-    line : str
-        One JSON object in ASCII.
-    act : callable, optional
-        Makes it true; returns whether that took more than one try.
-    undo : callable, optional
-        What is done if it does not come true.
-    key : str
-        Which object it is about: of one, one deed is done after another.
-    size : int
-        Bytes that are held for it.
+    publication : Publication
+        The event.
+    is_published : bool
+        Whether nothing is left to do but to write its line.
+    done : Future
+        Has a result, or an exception, when it is over.
     """
 
-    line: str
-    act: Callable[[], bool] | None = None
-    undo: Callable[[], None] | None = None
-    key: str = ""
-    size: int = 0
+    publication: Publication
+    is_published: bool
     done: Future[None] = field(default_factory=Future)
+
+    @property
+    def key(self) -> str:
+        return self.publication.key
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held: of what is larger than one request takes, all but the end is sent before."""
+        return self.publication.size if self.publication.size <= LARGEST_PUT else 0
 
 
 class _Writer:
@@ -85,87 +77,100 @@ class _Writer:
     def __init__(self) -> None:
         self.id = new_id()
         self.number = 0
-        self.settled = 0
-        self.left: dict[int, int] = {}  # of each segment that is not settled: deeds that did not come true yet
+        self.confirmed = 0
+        self.left: dict[int, int] = {}  # of each segment that is not confirmed: how many are not published yet
+
+    def confirm(self) -> None:
+        """Take note of the segments of which all is published."""
+        while self.confirmed < self.number and not self.left.get(self.confirmed + 1, 1):
+            self.confirmed += 1
+            del self.left[self.confirmed]
 
 
-class RemoteJournal:
+class ObjectJournal(Journal):
     """The segments that this process writes.
 
     Parameters
     ----------
-    location : Location
+    store : Store
         The storage.
     """
 
-    def __init__(self, location: Location) -> None:
-        self._location = location
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._forget()
+
+    def __reduce__(self) -> tuple[Callable[[Store], ObjectJournal], tuple[Store]]:
+        return object_journal, (self._store,)
+
+    def _forget(self) -> None:
+        """Begin anew, as a forked child has to: what is under way is the parent's to do."""
         self._changed = threading.Condition()
-        self._waiting: list[Deed] = []
-        self._busy: set[str] = set()  # keys of deeds that are being done
-        self._under_way: set[Future[None]] = set()
+        self._waiting: list[_Pending] = []
+        self._busy: set[str] = set()  # keys of what is being published
+        self._under_way: set[_Pending] = set()
         self._bytes = 0
-        self._is_flushing = False
-        self._gathering = 0  # blocks in which what is handed over is told at their end
+        self._is_writing = False
+        self._batches = 0  # blocks at whose end the lines of what is submitted are written
         self._writer = _Writer()
         self._failure: BaseException | None = None
 
-    def do(self, deed: Deed) -> None:
-        """Tell of a deed and do it; return when it is durable.
+    def append(self, publication: Publication) -> None:
+        """Write a line and publish.
 
         Raises
         ------
         CatalogUnusable
-            If it cannot be told or done.
+            If one of both cannot be done.
         """
+        pending = self._pending(publication)
         with self._changed:
-            self._add(deed)
+            self._add(pending)
             self._start()
-        deed.done.result()
+        pending.done.result()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Have what is handed over within the block told at its end, by one segment; sooner if somebody waits."""
+    def batch(self) -> Iterator[None]:
+        """Have the lines of what is submitted in one segment at the block's end; sooner if somebody waits."""
         with self._changed:
-            self._gathering += 1
+            self._batches += 1
         try:
             yield
         finally:
             with self._changed:
-                self._gathering -= 1
+                self._batches = max(0, self._batches - 1)  # it may have been begun before a fork
                 self._start()
 
-    def hand_over(self, deed: Deed, failed: Callable[[BaseException], BaseException | None]) -> None:
-        """Have a deed told and done while the caller goes on; wait only while too much is under way.
-
-        Parameters
-        ----------
-        deed : Deed
-            What is to be done.
-        failed : callable
-            Makes of an error the one that `check` raises, or None.
-        """
+    def submit(
+        self, publication: Publication, failed: Callable[[BaseException], BaseException | None] = lambda error: error
+    ) -> None:
+        """Have threads append an event; wait only while too much is under way."""
 
         def note(done: Future[None]) -> None:
             error = done.exception()
             if error is not None and self._failure is None:
                 self._failure = failed(error)
 
-        deed.done.add_done_callback(note)
+        pending = self._pending(publication)
+        pending.done.add_done_callback(note)
         with self._changed:
-            if not self._has_room(deed):
+            if not self._has_room(pending):
                 self._start()
-                self._changed.wait_for(lambda: self._has_room(deed))
-            self._add(deed)
-            if not self._gathering:
+                self._changed.wait_for(lambda: self._has_room(pending))
+            self._add(pending)
+            if not self._batches:
                 self._start()
 
-    def _has_room(self, deed: Deed) -> bool:
-        most = MOST_BYTES - deed.size
+    def _pending(self, publication: Publication) -> _Pending:
+        self._store.prepare("")  # a storage has an identity before it has events
+        return _Pending(publication, is_published=publication.publish is None)
+
+    def _has_room(self, pending: _Pending) -> bool:
+        most = MOST_BYTES - pending.size
         return not self._under_way or (len(self._under_way) < MOST_SAVES and self._bytes <= most)
 
     def check(self) -> None:
-        """Raise what went wrong with a deed that was handed over."""
+        """Raise what went wrong with what was submitted."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -177,113 +182,117 @@ class RemoteJournal:
             awaited = self._under_way.copy()
             self._changed.wait_for(lambda: awaited.isdisjoint(self._under_way))
 
-    # Telling
+    def sync(self) -> None:
+        """Do nothing: a segment that has appeared is durable."""
 
-    def _add(self, deed: Deed) -> None:
-        self._waiting.append(deed)
-        self._under_way.add(deed.done)
-        self._bytes += deed.size
+    # Writing lines
+
+    def _add(self, pending: _Pending) -> None:
+        self._waiting.append(pending)
+        self._under_way.add(pending)
+        self._bytes += pending.size
 
     def _start(self) -> None:
-        if self._waiting and not self._is_flushing:
-            self._is_flushing = True
-            pool.submit(self._tell, "journal")
+        if self._waiting and not self._is_writing:
+            self._is_writing = True
+            threads.submit(self._write_segments, "journal")
 
-    def _tell(self) -> None:
-        """Write segments until nothing waits that can be told."""
+    def _write_segments(self) -> None:
+        """Write segments until nothing waits whose line can be written."""
         while True:
             with self._changed:
-                deeds = self._take()
-                if not deeds:
-                    self._is_flushing = False
+                taken = self._take()
+                if not taken:
+                    self._is_writing = False
                     return
                 writer = self._writer
                 writer.number += 1
                 number = writer.number
-                writer.left[number] = sum(deed.act is not None for deed in deeds)
-                name = segment_name(writer.id, number, writer.settled)
+                writer.left[number] = sum(not pending.is_published for pending in taken)
+                name = segment_name(writer.id, number, writer.confirmed)
             began = time.monotonic(), time.time()
             try:
-                data = "".join(f"{deed.line}\n" for deed in deeds).encode("ascii")
-                self._location.bucket().put(f"{JOURNAL_FOLDER}/{name}", data)
+                lines = "".join(f"{pending.publication.line}\n" for pending in taken)
+                self._store.put(f"{JOURNAL_FOLDER}/{name}", lines.encode("ascii"))
             except BaseException as error:
-                for deed in deeds:
-                    self._fail(deed, writer, error)
+                for pending in taken:
+                    self._fail(pending, writer, error)
                 continue
-            for deed in deeds:
-                if deed.act is None:
-                    self._finish(deed)
+            for pending in taken:
+                if pending.is_published:
+                    self._finish(pending)
                 else:
-                    pool.submit(partial(self._act, deed, writer, number, began), "publications")
+                    threads.submit(partial(self._publish, pending, writer, number, began), "publications")
             with self._changed:
-                self._settle(writer)
+                writer.confirm()
 
-    def _take(self) -> list[Deed]:
-        taken: list[Deed] = []
-        left: list[Deed] = []
+    def _take(self) -> list[_Pending]:
+        taken: list[_Pending] = []
+        left: list[_Pending] = []
         keys: set[str] = set()
-        for deed in self._waiting:
-            waits = len(taken) == _LINES or (deed.key and (deed.key in self._busy or deed.key in keys))
-            (left if waits else taken).append(deed)
-            keys.add(deed.key)
+        for pending in self._waiting:
+            key = pending.key
+            waits = len(taken) == _LINES or (key and (key in self._busy or key in keys))
+            (left if waits else taken).append(pending)
+            keys.add(key)
         self._waiting = left
-        self._busy |= {deed.key for deed in taken if deed.key}
+        self._busy |= {pending.key for pending in taken if pending.key}
         return taken
 
-    # Doing
+    # Publishing
 
-    def _act(self, deed: Deed, writer: _Writer, number: int, began: tuple[float, float]) -> None:
-        assert deed.act is not None
+    def _publish(self, pending: _Pending, writer: _Writer, number: int, began: tuple[float, float]) -> None:
+        publication = pending.publication
+        assert publication.publish is not None
         try:
-            again = deed.act()
+            again = publication.publish()
+            if publication.on_success is not None:
+                publication.on_success()
         except BaseException as error:
-            self._fail(deed, writer, error)
+            self._fail(pending, writer, error)
             return
         with self._changed:
             writer.left[number] -= 1
-            self._settle(writer)
+            writer.confirm()
             # One clock can be set, and the other stands still while the machine sleeps.
             if again or time.monotonic() - began[0] > _LONG or abs(time.time() - began[1]) > _LONG:
-                self._waiting.append(Deed(deed.line, key=deed.key, size=deed.size, done=deed.done))
-                self._busy.discard(deed.key)
+                pending.is_published = True
+                self._waiting.append(pending)
+                self._busy.discard(pending.key)
                 self._start()
                 return
-        self._finish(deed)
+        self._finish(pending)
 
-    def _settle(self, writer: _Writer) -> None:
-        while writer.settled < writer.number and not writer.left.get(writer.settled + 1, 1):
-            writer.settled += 1
-            del writer.left[writer.settled]
-
-    def _finish(self, deed: Deed, error: BaseException | None = None) -> None:
+    def _finish(self, pending: _Pending, error: BaseException | None = None) -> None:
         if error is None:
-            deed.done.set_result(None)
+            pending.done.set_result(None)
         else:
-            deed.done.set_exception(error)
+            pending.done.set_exception(error)
         with self._changed:
-            self._busy.discard(deed.key)
-            self._under_way.discard(deed.done)
-            self._bytes -= deed.size
+            self._busy.discard(pending.key)
+            self._under_way.discard(pending)
+            self._bytes -= pending.size
             self._start()
             self._changed.notify_all()
 
-    def _fail(self, deed: Deed, writer: _Writer, error: BaseException) -> None:
-        """Give up a deed, and the writer, none of whose later segments may say that this one came true."""
+    def _fail(self, pending: _Pending, writer: _Writer, error: BaseException) -> None:
+        """Give up a publication, and the writer, none of whose later segments may say that it is confirmed."""
         with self._changed:
             if self._writer is writer:
                 self._writer = _Writer()
-        if deed.undo is not None:
+        if pending.publication.undo is not None and not pending.is_published:
             try:
-                deed.undo()
+                pending.publication.undo()
             except Exception as trouble:  # what is left is found by `verify`
                 error.__context__ = trouble
-        self._finish(deed, error)
+        self._finish(pending, error)
 
 
 def _after_fork() -> None:
     global _lock
     _lock = threading.Lock()
-    _journals.clear()  # what they hold is the parent's to do
+    for journal in _journals.values():
+        journal._forget()
 
 
 os.register_at_fork(after_in_child=_after_fork)

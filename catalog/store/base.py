@@ -269,14 +269,22 @@ class Store(ABC):
 
     @abstractmethod
     def prepare(self, folder: str) -> None:
-        """Make the folder of a workflow, and the storage itself, with its identity, if it is new."""
+        """Make the folder of a workflow, and the storage itself, with its identity, if it is new.
+
+        Raises
+        ------
+        CatalogUnusable
+            If that cannot be done: something else stands there, or nothing may be written.
+        NewerFormat
+            If a newer version laid the storage out.
+        """
 
     @abstractmethod
     def is_writable(self) -> bool:
         """Tell whether journal and index may be written by this user, as far as that is known."""
 
     def require_writable(self, folder: str) -> None:  # noqa: B027 - what only a try can tell is no error
-        """Raise `PermissionError` if it is known that nothing can be written into a folder."""
+        """Raise `CatalogUnusable` if it is known that nothing can be written into a folder."""
 
     @abstractmethod
     def writer(self, key: str) -> Writer:
@@ -292,7 +300,7 @@ class Store(ABC):
 
     @abstractmethod
     def delete(self, key: str, tag: str = "") -> bool:
-        """Delete a file; return as `Writer.publish` does.
+        """Delete a file.
 
         Parameters
         ----------
@@ -300,6 +308,11 @@ class Store(ABC):
             Which.
         tag : str
             With a tag, only the file that has it.
+
+        Returns
+        -------
+        bool
+            As of `Writer.publish`.
 
         Raises
         ------

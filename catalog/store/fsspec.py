@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import Any
-
-import fsspec
 
 from catalog.errors import CatalogUnusable
 from catalog.format.ids import new_id
@@ -37,8 +37,8 @@ class FsspecStore(ObjectStore):
 
     Raises
     ------
-    ImportError, ValueError, TypeError
-        If there is no such file system, or it does not take the options.
+    CatalogUnusable
+        On use, if there is no such file system, or it does not take the options.
     """
 
     tells_changes = False
@@ -46,16 +46,23 @@ class FsspecStore(ObjectStore):
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         super().__init__(url, options)
         self._patience = Patience()
-        system = self.filesystem
-        self._prefix = str(system._strip_protocol(url)).rstrip("/")
-        protocol = system.protocol
-        self._is_atomic = not _ATOMIC.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
 
     def _connect(self) -> Any:
         protocol = self.root.partition("://")[0]
         made = {"auto_mkdir": True} if protocol in ("file", "local") else {}
         given = {**made, **self.options, "skip_instance_cache": protocol != "memory"}
-        return shared(protocol, given, lambda: fsspec.filesystem(protocol, **given))
+        try:
+            import fsspec
+
+            return shared(protocol, given, lambda: fsspec.filesystem(protocol, **given))
+        except (ImportError, ValueError, TypeError) as error:
+            options = json.dumps(sorted(self.options))
+            raise CatalogUnusable(f"{self.root} cannot be opened with the options {options}: {error}") from error
+
+    @cached_property
+    def _is_atomic(self) -> bool:
+        protocol = self.filesystem.protocol
+        return not _ATOMIC.isdisjoint((protocol,) if isinstance(protocol, str) else protocol)
 
     @property
     def patience(self) -> Patience:
@@ -69,10 +76,10 @@ class FsspecStore(ObjectStore):
         shown = sorted(item for item in options if isinstance(item[1], str) and not _IS_SECRET(item[0]))
         return f"{self.root} {shown}"
 
-    @property
+    @cached_property
     def prefix(self) -> str:
         """The root as the file system names it."""
-        return self._prefix
+        return str(self.filesystem._strip_protocol(self.root)).rstrip("/")
 
     def get(self, key: str) -> bytes:
         """Return an object."""
@@ -142,7 +149,7 @@ class FsspecStore(ObjectStore):
         folder, _, head = prefix.rpartition("/")
 
         def read() -> list[dict[str, Any]]:
-            path = self._path(folder) if folder else self._prefix
+            path = self._path(folder) if folder else self.prefix
             self.filesystem.invalidate_cache()
             try:
                 if deep:
@@ -191,10 +198,10 @@ class FsspecStore(ObjectStore):
         return _Stream(self, key)
 
     def _path(self, key: str) -> str:
-        return f"{self._prefix}/{key}"
+        return f"{self.prefix}/{key}"
 
     def _key(self, path: str) -> str:
-        return str(path)[len(self._prefix) :].strip("/") if self._prefix else str(path).strip("/")
+        return str(path)[len(self.prefix) :].strip("/") if self.prefix else str(path).strip("/")
 
     def _write(self, key: str, data: bytes) -> None:
         if self._is_atomic:

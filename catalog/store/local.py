@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from catalog.errors import CatalogUnusable
 from catalog.format.ids import new_id
 from catalog.format.names import CATALOG_FOLDER, SIDE_FOLDER
 from catalog.store import clock, regular
@@ -40,6 +41,7 @@ class LocalStore(Store):
     def __init__(self, root: str) -> None:
         self.root = root
         self._prepared: set[str] = set()
+        self._synced: set[str] = set()  # folders whose own names are on the medium
 
     def __reduce__(self) -> tuple[type[LocalStore], tuple[str]]:
         return LocalStore, (self.root,)
@@ -97,7 +99,7 @@ class LocalStore(Store):
 
     def stat(self, key: str) -> Entry | None:
         """Return what is known of a regular file."""
-        with suppress(FileNotFoundError, NotADirectoryError, ValueError):  # the last: a name that no file can have
+        with suppress(OSError, ValueError):  # such as of a name that no file can have
             status = os.lstat(f"{self.root}/{key}")
             if stat.S_ISREG(status.st_mode):
                 return _entry(key, status)
@@ -168,12 +170,19 @@ class LocalStore(Store):
 
         The process's first time also deletes temporaries that killed writers left long ago.
         """
-        claim_identity(self)
-        _make_folder(f"{self.root}/{folder}")
-        regular.make_folders(self.root, f"{CATALOG_FOLDER}/journal")
-        if not self._prepared:
-            sweep(self.root)
-        self._prepared.add(folder)
+        try:
+            claim_identity(self)
+            _make_folder(f"{self.root}/{folder}")
+            if not self._prepared:
+                sweep(self.root)
+            self._prepared.add(folder)
+        except (FileExistsError, NotADirectoryError) as error:
+            path = regular.in_the_way(error.filename)
+            message = f"{path} is {regular.kind_of(path)} where a folder is needed: move it away, or use another path"
+            raise CatalogUnusable(error.errno, message) from error
+        except OSError as error:
+            message = f"{self.root} cannot be written ({error.strerror or error}): choose another path"
+            raise CatalogUnusable(error.errno, message) from error
 
     def is_writable(self) -> bool:
         """Tell whether journal and index may be written by this user."""
@@ -183,10 +192,10 @@ class LocalStore(Store):
         return os.access(self.root, os.W_OK | os.X_OK)
 
     def require_writable(self, folder: str) -> None:
-        """Raise `PermissionError` if a folder is there and may not be written to."""
+        """Raise `CatalogUnusable` if a folder is there and may not be written to."""
         path = f"{self.root}/{folder}"
         if os.path.isdir(path) and not os.access(path, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "it may not be written to", path)
+            raise CatalogUnusable(errno.EACCES, f"{path} may not be written to")
 
     def writer(self, key: str) -> LocalWriter:
         """Return a new file, whose folder is made if this process does not know it yet."""
@@ -292,6 +301,9 @@ class LocalStore(Store):
     def sync(self, folder: str) -> None:
         """Have the file system put the names of what was published in `folder` on the medium."""
         sync_path(f"{self.root}/{folder}")
+        if folder not in self._synced:
+            sync_folder(self.root)
+            self._synced.add(folder)
 
     def now(self) -> float:
         """Return the time by the clock of the file system."""
@@ -330,16 +342,24 @@ class LocalFile:
         Its descriptor, which is closed by `close`, or behind a ``with`` block.
     """
 
-    __slots__ = ("handle", "modified_ns", "size", "tag")
+    __slots__ = ("_status", "handle", "size")
 
     piece = 1 << 20
 
     def __init__(self, handle: int) -> None:
-        status = os.fstat(handle)
         self.handle = handle
-        self.size = status.st_size
-        self.modified_ns = status.st_mtime_ns
-        self.tag = _tag(status)
+        self._status = os.fstat(handle)
+        self.size = self._status.st_size
+
+    @property
+    def modified_ns(self) -> int:
+        """When it was written, ns since 1970."""
+        return self._status.st_mtime_ns
+
+    @property
+    def tag(self) -> str:
+        """What tells it from another."""
+        return _tag(self._status)
 
     def tail(self, count: int) -> bytes:
         """Return the last bytes, all of them if there are fewer."""

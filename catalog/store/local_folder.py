@@ -9,7 +9,8 @@ from typing import IO, TYPE_CHECKING
 
 from catalog.errors import NewerFormat
 from catalog.format.names import CATALOG_FOLDER
-from catalog.journal.append import JOURNAL_FOLDER, RETIRED_FOLDER, SEGMENT_SUFFIX, append_all
+from catalog.journal.append import RETIRED_FOLDER, append_all
+from catalog.journal.base import JOURNAL_FOLDER, SEGMENT_SUFFIX
 from catalog.journal.compaction import Compaction
 from catalog.store import regular
 from catalog.store.folder import Compactor, Folder, Found, OpenFile, Segment, Unreadable, found_in, is_compacted

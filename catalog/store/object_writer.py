@@ -117,13 +117,16 @@ class ObjectWriter:
         if not self._is_over.acquire(blocking=False):
             raise CatalogUnusable(f"{self._store.root}/{self._key} was given up before it was published: save it again")
         try:
-            if self._upload is None:
-                return self._store.put(self._key, b"".join(self._chunks))
-            return self._complete(self._upload)
+            again = self._put() if self._upload is None else self._complete(self._upload)
         except BaseException as error:
             self._may_be_there = not _is_refusal(error)
             self._is_over.release()
             raise
+        self._store.drop_prefetched(self._key)
+        return again
+
+    def _put(self) -> bool:
+        return self._store.put(self._key, b"".join(self._chunks))
 
     def _complete(self, upload: Upload) -> bool:
         try:

@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 
-from catalog.errors import CatalogUnusable, Refused
-from catalog.format.names import CATALOG_FOLDER
+from catalog.errors import CatalogUnusable, DamagedFooter, NewerFormat, NotABlob, Refused
+from catalog.format.footer import footer_from
+from catalog.format.names import CATALOG_FOLDER, candidates, from_text
 from catalog.store import threads
 from catalog.store.base import Changed, Entry, Store, Tail
 from catalog.store.identity import claim_identity
@@ -111,15 +112,30 @@ class ObjectStore(Store):
 
     def open(self, key: str) -> ObjectFile:
         """Open an object: its end is read."""
-        return ObjectFile(self, key)
+        file = ObjectFile(self, key)
+        if "\\" in key:
+            self._require_own(key, file)
+        return file
 
     def stat(self, key: str) -> Entry | None:
         """Return what is known of an object."""
         try:
             tail = self.tail(key, 1)
+            if "\\" in key:
+                self.open(key)
         except FileNotFoundError:
             return None
         return Entry(key, tail.size, tail.modified, tail.tag)
+
+    def _require_own(self, key: str, file: ObjectFile) -> None:
+        """Raise `FileNotFoundError` for an object of another key.
+
+        A server that takes backslashes for slashes shows it under the raw name that the older format gave a result.
+        That counts only if the object says that this is its name, or is listed under it.
+        """
+        folder, _, name = key.rpartition("/")
+        if not _is_named(file, folder, name) and name not in self.names(folder):
+            raise FileNotFoundError(f"{self.root}/{key}")
 
     def load(self, key: str, is_mapped: bool = True) -> memoryview:
         """Return all bytes of an object: a small one by one request, a large one by several at once."""
@@ -141,7 +157,7 @@ class ObjectStore(Store):
             end = min(begin + _SPAN, rest)
             memory[begin:end] = self.span(key, begin, end, tail.tag)
 
-        for _ in self.map(read, range(0, rest, _SPAN)):
+        for _ in threads.each(read, range(0, rest, _SPAN), "spans"):
             pass
         if not self.tells_changes and self.tail(key, 1).tag != tail.tag:
             raise Changed
@@ -149,6 +165,11 @@ class ObjectStore(Store):
     def _prefetched(self, key: str) -> Tail | None:
         found = (each.take(key) for each in self._prefetches)
         return next((tail for tail in found if tail is not None), None)
+
+    def drop_prefetched(self, key: str) -> None:
+        """Forget what was fetched of an object before it was written anew."""
+        for each in self._prefetches:
+            each.drop(key)
 
     def prefetch(self, keys: Iterable[str]) -> AbstractContextManager[None]:
         """Return a context in which small objects, and the ends of large ones, are fetched before they are needed."""
@@ -189,7 +210,7 @@ class ObjectStore(Store):
                 _write(file.fileno(), self.span(key, begin, min(begin + _SPAN, rest), tail.tag), begin)
 
             _write(file.fileno(), tail.data, rest)
-            for _ in self.map(fetch, range(0, rest, _SPAN)):
+            for _ in threads.each(fetch, range(0, rest, _SPAN), "spans"):
                 pass
 
     def map(self, function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
@@ -214,6 +235,7 @@ class ObjectStore(Store):
 
     def writer(self, key: str) -> ObjectWriter:
         """Return a new object."""
+        self.prepare("")
         return ObjectWriter(self, key)
 
     def move(self, key: str, to: str, tag: str) -> None:
@@ -228,7 +250,7 @@ class ObjectStore(Store):
         entry = None if moves else self.stat(key)
         if entry is not None:
             moves.append((key, to, entry.tag))
-        for _ in self.map(lambda move: self.move(*move), moves):
+        for _ in threads.each(lambda move: self.move(*move), moves, "spans"):
             pass
 
     def remove_folder(self, folder: str) -> None:
@@ -298,6 +320,15 @@ class _Prefetching(AbstractContextManager[None]):
         store = self._store
         store._prefetches = tuple(each for each in store._prefetches if each is not self._fetched)
         self._fetched.stop()
+
+
+def _is_named(file: ObjectFile, folder: str, name: str) -> bool:
+    """Tell whether a blob says itself that it is the result in that folder and file."""
+    try:
+        record = footer_from(file.tail, file.size).record
+    except (NotABlob, DamagedFooter, NewerFormat):
+        return False
+    return folder in candidates(from_text(record.workflow)) and name in candidates(from_text(record.task))
 
 
 def _write(handle: int, data: bytes, position: int) -> None:

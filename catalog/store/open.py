@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from catalog.errors import CatalogUnusable
 from catalog.store.base import Store
 from catalog.store.local import LocalStore
 
@@ -26,11 +24,6 @@ def open_store(path: str | os.PathLike[str], options: Mapping[str, Any] | None =
     -------
     Store
         Nothing is asked of it yet. Of a URL, this process has one for the same options.
-
-    Raises
-    ------
-    CatalogUnusable
-        If there is no such file system, or it does not take the options.
     """
     if not is_url(path):
         return LocalStore(os.path.abspath(os.path.expanduser(os.fspath(path))))
@@ -54,8 +47,4 @@ def _opened(url: str, options: Mapping[str, Any]) -> Store:
         return shared_store(S3Store, url, options)
     from catalog.store.fsspec import FsspecStore
 
-    try:
-        return shared_store(FsspecStore, url, options)
-    except (ImportError, ValueError, TypeError) as error:
-        given = json.dumps(sorted(options))
-        raise CatalogUnusable(f"{url} cannot be opened with the options {given}: {error}") from error
+    return shared_store(FsspecStore, url, options)

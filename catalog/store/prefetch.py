@@ -35,7 +35,12 @@ class Prefetch:
             self._fill()
 
     def take(self, key: str) -> Tail | None:
-        """Return what was fetched of an object, once; None if it was not.
+        """Take what was fetched of an object, once.
+
+        Returns
+        -------
+        Tail or None
+            None if it was not fetched.
 
         Raises
         ------
@@ -49,12 +54,17 @@ class Prefetch:
             self._fill()
         return future.result() if future is not None else None
 
+    def drop(self, key: str) -> None:
+        """Forget what was fetched of an object: it has been written anew."""
+        with self._lock:
+            self._fetched.pop(key, None)
+
     def _fill(self) -> None:
         while len(self._fetched) < _AT_ONCE:
             key = next(self._left, None)
             if key is None:
                 return
-            self._fetched[key] = threads.submit(partial(self._fetch, key))
+            self._fetched[key] = threads.submit(partial(self._fetch, key), "prefetches")
 
     def stop(self) -> None:
         """Fetch nothing more."""

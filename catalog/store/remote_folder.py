@@ -16,14 +16,15 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from catalog.errors import NewerFormat, Refused
 from catalog.format.ids import new_id
 from catalog.format.names import CATALOG_FOLDER
-from catalog.journal.append import JOURNAL_FOLDER, SEGMENT_SUFFIX
+from catalog.journal.base import JOURNAL_FOLDER, SEGMENT_SUFFIX
+from catalog.journal.open import journal_of
 from catalog.journal.segments import parts_of
-from catalog.journal.upload import flush_all
 from catalog.store import threads as pool
 from catalog.store.bucket import UNDER_WAY, Entry, Listing, Tail
 from catalog.store.folder import Compactor, Folder, Found, Segment, Unreadable, attempt, found_in, is_compacted
 from catalog.store.folder_identity import IDENTITY_FILE, identity_in
 from catalog.store.location import Location
+from catalog.store.open import open_store
 
 if TYPE_CHECKING:
     from catalog.journal.compaction import FoldedJournal
@@ -61,7 +62,7 @@ class RemoteFolder(Folder):
 
     def opened(self, looks_through: bool = False) -> RemoteFolder:
         """Return the storage with what there is now of the catalog's own; this process's saves are waited for."""
-        flush_all(self.location)
+        journal_of(open_store(self.root, self.location.options)).wait()
         return RemoteFolder(self.location, self._list(), looks_through)
 
     def _list(self) -> Listing:

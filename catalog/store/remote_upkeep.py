@@ -9,13 +9,15 @@ from typing import TypeVar
 
 from catalog.errors import Refused
 from catalog.format.names import SIDE_FOLDER
-from catalog.journal.upload import Deed, journal_at
+from catalog.journal.base import Publication
+from catalog.journal.open import journal_of
 from catalog.store import bucket as buckets
 from catalog.store import threads as pool
 from catalog.store import upkeep
 from catalog.store.bucket import Bucket, Tail
 from catalog.store.location import Location
-from catalog.store.upkeep import CannotBeRead, Stamp, Upkeep, Whole
+from catalog.store.open import open_store
+from catalog.store.upkeep import CannotBeRead, Stamp, Upkeep, Whole, once
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -81,7 +83,8 @@ class RemoteUpkeep(Upkeep):
 
     def tell(self, path: str, line: str, act: Callable[[], None] | None = None) -> None:
         """Tell the journal of what happens to a result, and do it."""
-        journal_at(self._location).do(Deed(line, act and _once(act), key=path))
+        store = open_store(self._location.url, self._location.options)
+        journal_of(store).append(Publication(line, path, act and once(act)))
 
     def check_movable(self, path: str) -> None:
         """Do nothing: the note that is left first tells whether this user may write."""
@@ -136,11 +139,3 @@ class _RemoteWhole:
 
 def _stamp_of(tail: Tail) -> Stamp:
     return tail.tag, tail.size
-
-
-def _once(act: Callable[[], None]) -> Callable[[], bool]:
-    def done() -> bool:
-        act()
-        return False
-
-    return done

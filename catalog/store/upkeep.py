@@ -11,9 +11,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol, TypeVar
 
 from catalog.format.names import CATALOG_FOLDER, SIDE_FOLDER
-from catalog.journal.append import journal_of
+from catalog.journal.base import Publication
+from catalog.journal.open import journal_of
 from catalog.store import clock, regular
 from catalog.store.folder import File, OpenFile
+from catalog.store.local import LocalStore
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -209,7 +211,7 @@ class LocalUpkeep(Upkeep):
 
     def tell(self, path: str, line: str, act: Callable[[], None] | None = None) -> None:
         """Tell the journal of what happens to a result, and do it."""
-        journal_of(self._root).append(line, act)
+        journal_of(LocalStore(self._root)).append(Publication(line, path, act and once(act)))
 
     def check_movable(self, path: str) -> None:
         """Raise what a move would raise."""
@@ -253,6 +255,16 @@ class _OpenWhole(OpenFile):
 
     def read(self, position: int, count: int) -> bytes:
         return os.pread(self._handle, count, position)
+
+
+def once(act: Callable[[], None]) -> Callable[[], bool]:
+    """Return what does the same, and says that it took one try."""
+
+    def done() -> bool:
+        act()
+        return False
+
+    return done
 
 
 def _stamp_of(status: os.stat_result) -> Stamp:

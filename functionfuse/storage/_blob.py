@@ -19,9 +19,10 @@ from catalog.errors import DamagedFooter, NewerFormat, NotABlob
 from catalog.format.footer import Footer, footer_from, fragment, read_footer
 from catalog.format.record import BufferPlace, Record
 from catalog.format.side_files import Declaration, declare
+from catalog.store.base import OpenFile, Store, Writer
 from functionfuse.errors import InvalidPickle, UnsupportedFormat
 from functionfuse.storage._compression import CODEC, Buffer, Packed, Packing, pieces, unpacked
-from functionfuse.storage._place import Place, Side, Source, Temporary
+from functionfuse.storage._side_files import SideFiles, side_files
 
 #: Streams are gathered in memory up to this size, and written with their footer at once.
 GATHERED = 1 << 20
@@ -40,7 +41,7 @@ class BlobWriter:
 
     Parameters
     ----------
-    place : Place
+    store : Store
         Where.
     folder, file : str
         The folder of the workflow, and the file in it.
@@ -56,34 +57,36 @@ class BlobWriter:
     """
 
     __slots__ = (
-        "_at",
         "_chunks",
         "_file",
+        "_folder",
         "_gathered",
         "_hash",
+        "_key",
         "_name",
         "_pieces",
-        "_place",
         "_side",
+        "_store",
         "_waiting",
         "saved_by_packing",
         "size",
     )
 
-    def __init__(self, place: Place, folder: str, file: str, name: str) -> None:
-        self._place = place
-        self._at = (folder, file)
-        self._file: Temporary | None = None
+    def __init__(self, store: Store, folder: str, file: str, name: str) -> None:
+        self._store = store
+        self._folder = folder
+        self._key = f"{folder}/{file}"
+        self._file: Writer | None = None
         self._hash: _Hash | None = None
         self._name = name
-        self._side: Side | None = None
+        self._side: SideFiles | None = None
         self._begin()
 
     @property
-    def side(self) -> Side:
-        """The folder for the files that serializers write beside the blob; always the same, as it keeps digests."""
+    def side(self) -> SideFiles:
+        """The files that serializers write beside the blob; always the same object, as it keeps digests."""
         if self._side is None:
-            self._side = self._place.side_folder(self._at[0], self._name)
+            self._side = side_files(self._store, self._folder, self._name)
         return self._side
 
     def declare_sides(self) -> Declaration:
@@ -161,9 +164,9 @@ class BlobWriter:
         return self.size + len(footer)
 
     def publish(self) -> bool:
-        """Put the blob into its place, over the one that is there; returns as `Place.publish` does."""
+        """Put the blob into its place, over the one that is there; returns as `Writer.publish` does."""
         assert self._file is not None, "finish comes first"
-        return self._place.publish(self._file, *self._at)
+        return self._file.publish()
 
     def discard(self) -> None:
         """Delete the hidden file and the side files, unless the blob is published already or just being published.
@@ -175,9 +178,9 @@ class BlobWriter:
             self._file = None
             self.side.discard()
 
-    def _opened(self) -> Temporary:
+    def _opened(self) -> Writer:
         if self._file is None:
-            self._file = self._place.create(*self._at)
+            self._file = self._store.writer(self._key)
             self._file.open()
         return self._file
 
@@ -326,7 +329,7 @@ def _checked_older(data: memoryview) -> memoryview:
     return body
 
 
-def peek_footer(source: Source) -> Footer | None:
+def peek_footer(file: OpenFile) -> Footer | None:
     """Return the footer of a blob without reading its body; None for the older format and for what is damaged.
 
     Raises
@@ -335,14 +338,14 @@ def peek_footer(source: Source) -> Footer | None:
         If a newer version wrote it.
     """
     try:
-        return footer_from(source.tail, source.size)
+        return footer_from(file.tail, file.size)
     except (NotABlob, DamagedFooter):
         return None
     except NewerFormat as error:
         raise UnsupportedFormat(str(error)) from error
 
 
-def peek_record(source: Source) -> Record | None:
+def peek_record(file: OpenFile) -> Record | None:
     """Return the record of a blob as `peek_footer` does its footer; None also where it is invalid."""
-    footer = peek_footer(source)
+    footer = peek_footer(file)
     return None if footer is None else footer.known

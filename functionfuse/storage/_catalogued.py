@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from catalog.format import footer as record
 from catalog.format import names
+from catalog.journal.base import Journal
+from catalog.store.base import Store
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _retention
 from functionfuse.storage._lookup import checked
 from functionfuse.storage._options import Options
-from functionfuse.storage._place import Place
 from functionfuse.storage._translate import at_the_edge
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 class Catalogued(ABC):
     """The questions to a storage's catalog, and the deeds that follow from their answers."""
 
-    _place: Place
+    _store: Store
+    _journal: Journal
     _options: Options
 
     def __init__(self, index: Literal["storage", "private"]) -> None:
@@ -41,12 +43,11 @@ class Catalogued(ABC):
         if self._catalog is None:
             from catalog import Catalog  # on use: saving and reading need none of it
 
-            place = self._place
             self._catalog = Catalog(
-                place.root,
+                self._store.root,
                 must_exist=False,
                 index=self._index,
-                storage_options=place.storage_options,
+                storage_options=self._store.options,
                 verify="always" if self._options.verify else "never",
             )
         return self._catalog
@@ -153,7 +154,7 @@ class Catalogued(ABC):
         from catalog.retention.plan import marked
         from catalog.store.places import folder_of
 
-        folder = folder_of(self._place.root, self._place.storage_options)
+        folder = folder_of(self._store.root, self._store.options)
 
         def remove(workflow_name: str, task_name: str, blob_id: str) -> bool:
             at = self._find(workflow_name, task_name)
@@ -163,8 +164,8 @@ class Catalogued(ABC):
             return True
 
         planned = plan.project(_retention.COLUMNS).fetchall()
-        with self._place.together():
-            removed = _retention.carry_out(planned, remove, self._place.each)
+        with self._journal.batch():
+            removed = _retention.carry_out(planned, remove, self._store.map)
         self.flush()
         return marked(plan, removed)
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import zstandard
 
+from catalog.store.memory import anonymous
 from functionfuse.errors import InvalidPickle
-from functionfuse.storage._memory import anonymous
 from functionfuse.storage._planes import from_planes, in_planes
 
 #: Bytes of a buffer in each frame.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 from catalog.format import names
+from catalog.store.base import Store
 from functionfuse.errors import InvalidName
 from functionfuse.storage import _blob
-from functionfuse.storage._place import Place
 
 
 def checked(what: str, name: str) -> str:
@@ -27,7 +27,7 @@ def candidates(what: str, name: str) -> tuple[str, ...]:
     return names.candidates(checked(what, name))
 
 
-def find(place: Place, workflow_name: str, task_name: str) -> tuple[str, str]:
+def find(store: Store, workflow_name: str, task_name: str) -> tuple[str, str]:
     """Return folder and file of a result, or where it would be saved."""
     if encoded("workflow", workflow_name) == workflow_name and encoded("task", task_name) == task_name:
         return workflow_name, task_name  # as nearly always
@@ -36,27 +36,27 @@ def find(place: Place, workflow_name: str, task_name: str) -> tuple[str, str]:
     if len(files) + len(folders) > 2:
         for folder in folders:
             for file in files:
-                if place.exists(folder, file):
+                if store.stat(f"{folder}/{file}") is not None:
                     return folder, file
     return folders[0], files[0]
 
 
-def stored(place: Place, workflow_name: str) -> dict[str, tuple[str, str]]:
+def stored(store: Store, workflow_name: str) -> dict[str, tuple[str, str]]:
     """Return folder and file of every result of a workflow, by its name."""
     return {
-        _name_of(place, folder, file): (folder, file)
+        _name_of(store, folder, file): (folder, file)
         for folder in reversed(candidates("workflow", workflow_name))
-        for file in place.files(folder)
+        for file in store.names(folder)
     }
 
 
-def _name_of(place: Place, folder: str, file: str) -> str:
+def _name_of(store: Store, folder: str, file: str) -> str:
     if "%" not in file:
         return file
     name = names.decode(file)
     if name is None:
         name = file
-        with suppress(FileNotFoundError), place.open(folder, file) as source:  # removed since
+        with suppress(FileNotFoundError), store.open(f"{folder}/{file}") as source:  # removed since
             record = _blob.peek_record(source)
             name = names.from_text(record.task) if record else file
     return name

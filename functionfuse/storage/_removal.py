@@ -12,9 +12,11 @@ from catalog.format import footer as record
 from catalog.format import names
 from catalog.format.events import Kind
 from catalog.format.record import Record
+from catalog.journal.base import Publication
+from catalog.store.base import OpenFile, Store
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import _blob, _codec, _lines
-from functionfuse.storage._place import Change, Place, Side, Source
+from functionfuse.storage._side_files import SideFiles, side_files
 
 _log = logging.getLogger("functionfuse.storage")
 
@@ -31,7 +33,7 @@ class Present:
     size: int
     logical_size: int
     pids: list[tuple[str, Any]] | None
-    side: Side
+    side: SideFiles
     older_format: bool
     is_copy: bool
 
@@ -51,36 +53,36 @@ class Present:
         return None if self.record is None else self.record.blob_id
 
 
-def present(place: Place, folder: str, file: str) -> Present | None:
+def present(store: Store, folder: str, file: str) -> Present | None:
     """Return what is stored in a file, or None; what is damaged counts with what is known of it."""
     try:
-        source = place.open(folder, file)
+        opened = store.open(f"{folder}/{file}")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    with source:
+    with opened as source:
         try:
             known = _blob.peek_record(source)
         except FileNotFoundError:  # it was overwritten, or removed, between two requests
-            return present(place, folder, file)
+            return present(store, folder, file)
         pids: list[tuple[str, Any]] | None = [] if known else None
         if len(known.serializers) > 1 if known else _may_be_older(source):
-            pids = _pids(place, folder, file)
+            pids = _pids(store, folder, file)
     if known is None:
-        return Present(None, source.size, source.size, pids, place.side_folder(folder, ""), True, False)
+        return Present(None, source.size, source.size, pids, side_files(store, folder), True, False)
     size = source.size + known.side_size
     is_copy = file not in names.candidates(names.from_text(known.task))
-    side = place.side_folder(folder, known.blob_id)
+    side = side_files(store, folder, known.blob_id)
     return Present(known, size, size + known.saved_by_packing, pids, side, False, is_copy)
 
 
-def _may_be_older(source: Source) -> bool:
+def _may_be_older(source: OpenFile) -> bool:
     """Tell whether a file may be of the older format: a pickle, which ends in a point, and 20 bytes."""
     return source.tail(21)[:1] == b"."
 
 
-def _pids(place: Place, folder: str, file: str) -> list[tuple[str, Any]] | None:
+def _pids(store: Store, folder: str, file: str) -> list[tuple[str, Any]] | None:
     try:
-        blob = _blob.read_blob(place.load(folder, file))
+        blob = _blob.read_blob(store.load(f"{folder}/{file}"))
         return _codec.persistent_ids(blob.stream, blob.buffers)
     except Exception as error:  # whatever is wrong with a result that goes away, it goes away
         _log.debug("nothing is known of the side files of %s/%s: %s", folder, file, str(error))
@@ -88,21 +90,23 @@ def _pids(place: Place, folder: str, file: str) -> list[tuple[str, Any]] | None:
 
 
 def remove(
-    place: Place,
+    store: Store,
     registry: _codec.Registry,
     names_fields: str,
     at: tuple[str, str],
+    record_event: Callable[[Publication], None],
     why: Mapping[str, Any] | None = None,
     planned: str | None = None,
     is_recorded: Callable[[], bool] | None = None,
-    commit: Callable[[Change], None] | None = None,
 ) -> None:
     """Remove what is stored in a folder and file; record that, and why.
 
     Parameters
     ----------
-    place, registry, names_fields, at
+    store, registry, names_fields, at
         Where, with which serializers, under which names.
+    record_event : callable
+        Appends to the journal, or leaves that to a thread.
     why : mapping, optional
         What the event says of the reason.
     planned : str, optional
@@ -110,8 +114,6 @@ def remove(
     is_recorded : callable, optional
         Tells whether the catalog has a result of that name: a file that does not say that it is one, since it is
         damaged or somebody's notes, goes only then. Without it, it goes.
-    commit : callable, optional
-        Makes it true: by default the place's `commit`, else one that does not wait.
 
     Raises
     ------
@@ -119,7 +121,7 @@ def remove(
         If nothing is there, another blob than the planned one, or a file that is no result.
     """
     folder, file = at
-    found = present(place, folder, file)
+    found = present(store, folder, file)
     if found is None or (planned and found.blob_id not in (None, planned)):
         raise TaskNotFound
     if is_recorded is not None and not found.is_result and not is_recorded():
@@ -135,12 +137,9 @@ def remove(
     if why:
         fields += f",{record.fragment(details=_lines.details(why))}"
     line = _lines.event(Kind.REMOVE, f"{names_fields},{fields}", after=found.blob_id)
-    after = partial(forget, found, registry, folder, file)
-    (commit or place.commit)(Change(at, line, lambda: place.remove(folder, file), _nothing, after, frees=True))
-
-
-def _nothing() -> None:
-    """Undo nothing: what was not removed is there."""
+    key = f"{folder}/{file}"
+    clean_up = partial(forget, found, registry, folder, file)
+    record_event(Publication(line, key, partial(store.delete, key), on_success=clean_up, frees_space=True))
 
 
 def forget(gone: Present, registry: _codec.Registry, folder: str, file: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from catalog.format.names import from_text
 from functionfuse._progress import shown
@@ -14,19 +14,14 @@ COLUMNS = "workflow, task, blob_id::VARCHAR"
 #: Removes the result of a workflow and task if it still is the blob of an id, and tells whether it was.
 Remove = Callable[[str, str, str], bool]
 
-#: Does the same to many numbers, several at once where that is worth while.
-Each = Callable[[Callable[[int], None], Iterable[int]], None]
+#: Does the same with many numbers, several at once where that is worth while.
+Map = Callable[[Callable[[int], bool], Iterable[int]], Iterator[bool]]
 
 
-def carry_out(planned: list[tuple[str, str, str]], remove: Remove, each: Each) -> list[bool]:
+def carry_out(planned: list[tuple[str, str, str]], remove: Remove, map_all: Map) -> list[bool]:
     """Remove what is planned, on a terminal with a bar, and tell of each whether it was removed."""
-    removed = [False] * len(planned)
-
-    def act(number: int) -> None:
-        removed[number] = _carry_out(*planned[number], remove)
-
-    each(act, shown(list(range(len(planned))), None, "removing"))
-    return removed
+    numbers = shown(list(range(len(planned))), None, "removing")
+    return list(map_all(lambda number: _carry_out(*planned[number], remove), numbers))
 
 
 def _carry_out(workflow: str, task: str, blob_id: str, remove: Remove) -> bool:

@@ -8,11 +8,12 @@ from typing import Any
 
 from catalog.format import footer as record
 from catalog.format import ids
+from catalog.journal.base import Journal, Publication
+from catalog.store.base import Store
 from functionfuse.storage import _codec, _lazy, _lines, _removal
 from functionfuse.storage._blob import BlobWriter
 from functionfuse.storage._describe import describe
 from functionfuse.storage._options import Options
-from functionfuse.storage._place import Change, Place
 
 _SERIALIZERS = record.fragment(serializers=["pickle"])
 
@@ -23,8 +24,10 @@ class Target:
 
     Attributes
     ----------
-    place : Place
+    store : Store
         Where bytes go.
+    journal : Journal
+        Where events go.
     registry : Registry
         The serializers.
     options : Options
@@ -39,7 +42,8 @@ class Target:
         Whether it is known that nothing is stored there, so that nobody needs to look.
     """
 
-    place: Place
+    store: Store
+    journal: Journal
     registry: _codec.Registry
     options: Options
     at: tuple[str, str]
@@ -48,7 +52,7 @@ class Target:
     is_new: bool = False
 
 
-def keep(target: Target, obj: Any, origin: str, commit: Callable[[Change], None]) -> str:
+def keep(target: Target, obj: Any, origin: str, record_event: Callable[[Publication], None]) -> str:
     """Store an object, over what is there, and return the id of the blob.
 
     Parameters
@@ -59,28 +63,30 @@ def keep(target: Target, obj: Any, origin: str, commit: Callable[[Change], None]
         What.
     origin : str
         The inside of a JSON object, for the record.
-    commit : callable
-        Makes it true: the place's `commit`, or one that does not wait.
+    record_event : callable
+        Appends to the journal, or leaves that to a thread.
     """
-    place = target.place
-    present = None if target.is_new else _removal.present(place, *target.at)
+    store = target.store
+    present = None if target.is_new else _removal.present(store, *target.at)
     blob_id = ids.new_id(present.blob_id if present else None)
     fields = [f'"blob_id":"{blob_id}",{target.names}']
     if present:
         fields.append(record.fragment(replaces=present.blob_id))
     if origin:
         fields.append(origin)
-    writer = BlobWriter(place, *target.at, blob_id)
+    writer = BlobWriter(store, *target.at, blob_id)
 
-    def after() -> None:
+    def clean_up() -> None:
         if target.options.fsync:
-            place.sync(target.at[0])
+            store.sync(target.at[0])
+            target.journal.sync()
         if present:
             _removal.forget(present, target.registry, *target.at)
 
     try:
         line = _write(writer, target, obj, fields)
-        commit(Change(target.at, line, writer.publish, writer.discard, after, writer.size))
+        key = "/".join(target.at)
+        record_event(Publication(line, key, writer.publish, writer.discard, clean_up, writer.size))
     except BaseException:  # also an interrupt on the way from one to the other
         writer.discard()
         raise

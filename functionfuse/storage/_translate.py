@@ -22,6 +22,9 @@ from functionfuse.errors import (
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
+#: What may go wrong below the edge.
+EDGE = (StorageError, OSError, NewerFormat)
+
 _REMEDIES: dict[type[StorageError], str] = {
     InvalidPickle: "; remove the task, and the next run computes it again",
     SideFileMissing: "; remove the task, and the next run computes it again",
@@ -42,10 +45,12 @@ _REMEDIES_BY_NUMBER = {
 }
 
 
-def named(error: StorageError | OSError, workflow_name: str, task_name: str) -> StorageError:
+def named(error: StorageError | OSError | NewerFormat, workflow_name: str, task_name: str) -> StorageError:
     """Return an error that names workflow and task; those of the file system are translated here."""
     place = f"task {task_name!r} of workflow {workflow_name!r}"
-    if isinstance(error, StorageUnusable):
+    if isinstance(error, NewerFormat):
+        return UnsupportedFormat(f"{place}: {error}")
+    if isinstance(error, (StorageUnusable, CatalogUnusable)):
         return StorageUnusable(error.errno, f"{place}: {error.strerror or error}")
     if isinstance(error, StorageError):
         return type(error)(f"{place}: {error}{_REMEDIES.get(type(error), '')}")

@@ -1,12 +1,13 @@
 """The one road in and out of a storage: save, read, list, remove.
 
 A storage kind only says where bytes go. `Storage` brings together codec, blob,
-place, journal and catalog; it is the only class that knows them all.
+store, journal and catalog; it is the only class that knows them all.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -16,16 +17,18 @@ from typing import Any, Literal
 from catalog.format import footer as record
 from catalog.format import ids
 from catalog.format.record import Record
-from functionfuse.errors import InvalidArgument, InvalidPickle, StorageError, StorageUnusable, TaskNotFound, add_note
+from catalog.journal.base import Publication
+from catalog.journal.open import journal_of
+from catalog.store.base import Store
+from functionfuse.errors import InvalidArgument, InvalidPickle, StorageUnusable, TaskNotFound, add_note
 from functionfuse.serializers._defaults import installed_defaults
 from functionfuse.serializers.base import Serializer
 from functionfuse.storage import _codec, _lines, _lookup, _reading, _removal, _saving
 from functionfuse.storage._catalogued import Catalogued
 from functionfuse.storage._lookup import candidates, encoded
 from functionfuse.storage._options import Options
-from functionfuse.storage._place import Change, Place
 from functionfuse.storage._reading import Restored
-from functionfuse.storage._translate import at_the_edge, named
+from functionfuse.storage._translate import EDGE, at_the_edge, named
 
 __all__ = ["Footer", "InvalidPickle", "Record", "Restored", "Storage", "new_id", "quote"]
 
@@ -40,6 +43,7 @@ _FOR_BACKENDS = frozenset(
     | {"restore", "routed", "stored", "tidy", "together"}
 )
 _USUAL = Options()
+_log = logging.getLogger("functionfuse.storage")
 
 
 class Storage(Catalogued):
@@ -47,7 +51,7 @@ class Storage(Catalogued):
 
     Parameters
     ----------
-    place : Place
+    store : Store
         Where the bytes go.
     index : {"storage", "private"}
         Where the catalog's index lies: with the results, or in the user's cache directory.
@@ -79,9 +83,10 @@ class Storage(Catalogued):
     """
 
     def __init__(
-        self, place: Place, index: Literal["storage", "private"] = "storage", options: Options = _USUAL
+        self, store: Store, index: Literal["storage", "private"] = "storage", options: Options = _USUAL
     ) -> None:
-        self._place = place
+        self._store = store
+        self._journal = journal_of(store)
         self._options = options
         self._registry = _codec.Registry()
         super().__init__(index)
@@ -97,11 +102,12 @@ class Storage(Catalogued):
     @at_the_edge
     def new_workflow(self, workflow_name: str) -> None:
         """Make room for a workflow; `save` does so by itself."""
-        self._place.make_room(encoded("workflow", workflow_name))
+        self._store.prepare(encoded("workflow", workflow_name))
 
+    @at_the_edge
     def require_writable(self, workflow_name: str) -> None:
         """Raise `StorageUnusable` if it is known, without trying, that nothing can be saved in a workflow."""
-        self._place.require_writable(encoded("workflow", workflow_name))
+        self._store.require_writable(encoded("workflow", workflow_name))
 
     def save(self, workflow_name: str, task_name: str, obj: Any) -> None:
         """Store one result, in place of the one that has this name.
@@ -163,26 +169,27 @@ class Storage(Catalogued):
         at = self._find(workflow_name, task_name)  # what the older format kept raw is overwritten where it is
         names_fields = record.name_fields(workflow_name, task_name)
         task = (workflow_name, task_name)
-        target = _saving.Target(self._place, self._registry, self._options, at, names_fields, task, is_new)
+        target = _saving.Target(
+            self._store, self._journal, self._registry, self._options, at, names_fields, task, is_new
+        )
         if not waits:
-            self._place.check()
-        commit = self._place.commit if waits else self._hand_over(workflow_name, task_name)
+            self._journal.check()
         try:
-            return _saving.keep(target, obj, origin, commit)
-        except (StorageError, OSError) as error:
+            return _saving.keep(target, obj, origin, self._recorder(workflow_name, task_name, waits))
+        except EDGE as error:
             raise named(error, workflow_name, task_name) from error
         except Exception as error:
             add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was saved")
             raise
 
     def together(self) -> AbstractContextManager[None]:
-        """Return a context in which what `keep` hands over to a bucket is told by one object of its journal."""
-        return self._place.together()
+        """Return a context in which what `keep` leaves to threads has its lines in one object of the journal."""
+        return self._journal.batch()
 
     @property
     def is_remote(self) -> bool:
         """Whether each save waits for requests."""
-        return self._place.storage_options is not None
+        return not self._store.is_local
 
     @at_the_edge
     def flush(self) -> None:
@@ -193,8 +200,8 @@ class Storage(Catalogued):
         StorageUnusable
             If one of the results could not be stored; it names the task.
         """
-        self._place.wait()
-        self._place.check()
+        self._journal.wait()
+        self._journal.check()
 
     @at_the_edge
     def tidy(self) -> None:
@@ -260,8 +267,8 @@ class Storage(Catalogued):
         """Return a stored result with its footer; raises as `read_task` does."""
         folder, file = self._find(workflow_name, task_name)
         try:
-            return _reading.restore(self._place, self._registry, self._options, folder, file)
-        except (StorageError, OSError) as error:
+            return _reading.restore(self._store, self._registry, self._options, folder, file)
+        except EDGE as error:
             raise named(error, workflow_name, task_name) from error
         except Exception as error:
             add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was unpickled")
@@ -286,15 +293,15 @@ class Storage(Catalogued):
         """
         if not self._options.mmap or self.is_remote:
             return None
-        with suppress(StorageError, OSError):
+        with suppress(*EDGE):
             at = self._find(workflow_name, task_name)
-            return _reading.mapped(self._place, *at, blob_id, verify and self._options.verify)
+            return _reading.mapped(self._store, *at, blob_id, verify and self._options.verify)
         return None
 
     def ahead(self, workflow_name: str, task_names: Iterable[str]) -> AbstractContextManager[None]:
         """Return a context in which results that will be restored, in about that order, may be fetched before."""
         folder = encoded("workflow", workflow_name)
-        return self._place.ahead([(folder, encoded("task", name)) for name in task_names])
+        return self._store.prefetch(f"{folder}/{encoded('task', name)}" for name in task_names)
 
     def footer(self, workflow_name: str, task_name: str) -> record.Footer | None:
         """Return what a stored result's blob says of itself, without reading the result.
@@ -310,8 +317,8 @@ class Storage(Catalogued):
             If there is no such result.
         """
         try:
-            return _reading.footer_at(self._place, *self._find(workflow_name, task_name))
-        except (StorageError, OSError) as error:
+            return _reading.footer_at(self._store, *self._find(workflow_name, task_name))
+        except EDGE as error:
             raise named(error, workflow_name, task_name) from error
 
     @at_the_edge
@@ -323,24 +330,23 @@ class Storage(Catalogued):
         list of (Footer or None)
             As `footer` returns them, in the order of the names.
         """
-        found: list[record.Footer | None] = [None] * len(task_names)
 
-        def look(number: int) -> None:
+        def read(task_name: str) -> record.Footer | None:
             with suppress(TaskNotFound):
-                found[number] = self.footer(workflow_name, task_names[number])
+                return self.footer(workflow_name, task_name)
+            return None
 
-        self._place.each(look, range(len(task_names)))
-        return found
+        return list(self._store.map(read, task_names))
 
     @at_the_edge
     def file_exists(self, workflow_name: str, task_name: str) -> bool:
         """Tell whether a result is stored under these names."""
-        return self._place.exists(*self._find(workflow_name, task_name))
+        return self._store.stat("/".join(self._find(workflow_name, task_name))) is not None
 
     @at_the_edge
     def stored(self, workflow_name: str) -> set[str]:
         """Return the names of all stored results of a workflow, by one look at its folder."""
-        return set(_lookup.stored(self._place, workflow_name))
+        return set(_lookup.stored(self._store, workflow_name))
 
     # Removing
 
@@ -369,15 +375,15 @@ class Storage(Catalogued):
             if not isinstance(pattern, str):
                 raise InvalidArgument(f"a pattern is a string such as 'fit_*', not {pattern!r}")
             match = re.compile(fnmatch.translate(pattern)).match
-            found = [each for each in _lookup.stored(self._place, workflow_name).items() if match(each[0])]
+            found = [each for each in _lookup.stored(self._store, workflow_name).items() if match(each[0])]
             recorded = cache(lambda: set(self.list_tasks(workflow_name)))  # asked for if a file does not say what it is
 
             def remove(each: tuple[str, tuple[str, str]]) -> None:
                 with suppress(TaskNotFound):  # another process was quicker, or it is no result
                     self._remove(workflow_name, *each, is_recorded=lambda: each[0] in recorded(), waits=False)
 
-            with self._place.together():
-                self._place.each(remove, found)
+            with self._journal.batch():
+                list(self._store.map(remove, found))
             self.flush()
         elif task_name is not None:
             self._remove(workflow_name, task_name, self._find(workflow_name, task_name))
@@ -393,11 +399,11 @@ class Storage(Catalogued):
         TaskNotFound
             If there is no such workflow.
         """
-        if not any(self._place.has_folder(folder) for folder in candidates("workflow", workflow_name)):
-            raise TaskNotFound(f"there is no workflow {workflow_name!r} in {self._place.root}")
+        if not any(self._store.has_folder(folder) for folder in candidates("workflow", workflow_name)):
+            raise TaskNotFound(f"there is no workflow {workflow_name!r} in {self._store.root}")
         self.remove_task(workflow_name, pattern="*")
         for folder in candidates("workflow", workflow_name):
-            self._place.remove_folder(folder)
+            self._store.remove_folder(folder)
 
     # Serializers
 
@@ -473,7 +479,8 @@ class Storage(Catalogued):
 
     def _record(self, event: str, fields: str, after: str | None = None, *, waits: bool = True) -> None:
         try:
-            self._place.tell(_lines.event(event, fields, after), waits=waits)
+            publication = Publication(_lines.event(event, fields, after))
+            self._journal.append(publication) if waits else self._journal.submit(publication, _log_lost)
         except OSError as error:
             raise StorageUnusable(
                 error.errno, f"the event {event!r} cannot be recorded: {error.strerror or error}"
@@ -483,7 +490,7 @@ class Storage(Catalogued):
         return {**self.__dict__, "_catalog": None}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._place.root!r})"
+        return f"{type(self).__name__}({self._store.root!r})"
 
     def _repr_html_(self) -> str | None:
         return self.catalog._overview(type(self).__name__)
@@ -493,12 +500,15 @@ class Storage(Catalogued):
 
     def _find(self, workflow_name: str, task_name: str) -> tuple[str, str]:
         try:
-            return _lookup.find(self._place, workflow_name, task_name)
+            return _lookup.find(self._store, workflow_name, task_name)
         except OSError as error:
             raise named(error, workflow_name, task_name) from error
 
-    def _hand_over(self, workflow_name: str, task_name: str) -> Callable[[Change], None]:
-        return lambda change: self._place.hand_over(change, lambda error: _named(error, workflow_name, task_name))
+    def _recorder(self, workflow_name: str, task_name: str, waits: bool) -> Callable[[Publication], None]:
+        """Return what appends to the journal, or leaves that to a thread, whose error then names the task."""
+        if waits:
+            return self._journal.append
+        return lambda event: self._journal.submit(event, lambda error: _named(error, workflow_name, task_name))
 
     def _remove(
         self,
@@ -513,18 +523,22 @@ class Storage(Catalogued):
     ) -> None:
         names_fields = record.name_fields(workflow_name, task_name)
         try:
-            commit = None if waits else self._hand_over(workflow_name, task_name)
-            _removal.remove(self._place, self._registry, names_fields, at, why, planned, is_recorded, commit)
+            record_event = self._recorder(workflow_name, task_name, waits)
+            _removal.remove(self._store, self._registry, names_fields, at, record_event, why, planned, is_recorded)
         except FileNotFoundError as error:  # `TaskNotFound`, or another process was quicker
-            message = f"nothing is stored there ({self._place.path(*at)})"
+            message = f"nothing is stored there ({'/'.join((self._store.root, *at))})"
             raise named(TaskNotFound(message), workflow_name, task_name) from error
-        except (StorageError, OSError) as error:
+        except EDGE as error:
             raise named(error, workflow_name, task_name) from error
+
+
+def _log_lost(error: BaseException) -> None:
+    _log.debug("an event is not recorded: %s", str(error))
 
 
 def _named(error: BaseException, workflow_name: str, task_name: str) -> BaseException:
     """Return an error of a save that was handed over, with the names of its task."""
-    if isinstance(error, (StorageError, OSError)):
+    if isinstance(error, EDGE):
         told = named(error, workflow_name, task_name)
         told.__cause__ = error
         return told

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Literal
 
+from catalog.store.open import open_store
 from functionfuse.errors import InvalidConfiguration, StorageUnusable
 from functionfuse.storage._options import Compression, checked_options
-from functionfuse.storage._places import LocalPlace
 from functionfuse.storage.base import Storage
 
 
@@ -65,4 +65,4 @@ class FileStorage(Storage):
         if index not in ("storage", "private"):
             raise InvalidConfiguration(f"the index of a file storage is 'storage' or 'private', not {index!r}")
         options = checked_options(mmap=mmap, verify=verify, compression=compression, fsync=fsync)
-        super().__init__(LocalPlace(root), index, options)
+        super().__init__(open_store(root), index, options)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from catalog.store.open import open_store
 from functionfuse.errors import InvalidConfiguration
 from functionfuse.storage._options import Compression, checked_options
-from functionfuse.storage._remote import RemotePlace
 from functionfuse.storage.base import Storage
 
 
@@ -50,4 +50,4 @@ class FsspecStorage(Storage):
         if storage_options is not None and not isinstance(storage_options, Mapping):
             raise InvalidConfiguration(f"the option 'storage_options' is a dictionary, not {storage_options!r}")
         options = checked_options(mmap=True, verify=verify, compression=compression, fsync=False)
-        super().__init__(RemotePlace.at(url, storage_options), "private", options)
+        super().__init__(open_store(url, storage_options), "private", options)

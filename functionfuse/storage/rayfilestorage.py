@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from catalog.store.open import open_store
 from functionfuse import _ray
 from functionfuse.errors import (
     InfeasibleResources,
@@ -16,7 +17,6 @@ from functionfuse.errors import (
     UnpicklableResult,
 )
 from functionfuse.serializers.base import Serializer
-from functionfuse.storage._places import LocalPlace
 from functionfuse.storage._raycatalog import RayCatalog, received, sent
 from functionfuse.storage._translate import named
 from functionfuse.storage.base import Storage
@@ -121,9 +121,9 @@ class FileStorage(Storage):
             )
         if not isinstance(rayInitArgs, (Mapping, type(None))):
             raise InvalidConfiguration(f"rayInitArgs are keyword arguments of ray.init, not {rayInitArgs!r}")
-        place = LocalPlace(os.path.abspath(os.path.expanduser(os.fspath(path))))
-        super().__init__(place)
-        self._there = Storage(place)
+        store = open_store(os.path.abspath(os.path.expanduser(os.fspath(path))))
+        super().__init__(store)
+        self._there = Storage(store)
         self._remote_args = {"num_cpus": 0, **remoteArgs}
         self._init_args = None if rayInitArgs is None else dict(rayInitArgs)
 
@@ -144,7 +144,7 @@ class FileStorage(Storage):
     @property
     def catalog(self) -> RayCatalog:
         """The catalog of all results of this storage, asked on the disk's node."""
-        return RayCatalog(self._place.root, self._remote_args, self._connect)
+        return RayCatalog(self._store.root, self._remote_args, self._connect)
 
     @property
     def routed(self) -> FileStorage:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from catalog.store.open import open_store
 from functionfuse.errors import InvalidConfiguration
 from functionfuse.storage._options import Compression, checked_options
-from functionfuse.storage._remote import RemotePlace
 from functionfuse.storage.base import Storage
 
 
@@ -50,4 +50,4 @@ class S3FileStorage(Storage):
         if s3fs is not None and not isinstance(s3fs, Mapping):
             raise InvalidConfiguration(f"the option 's3fs' is a dictionary of arguments of S3FileSystem, not {s3fs!r}")
         options = checked_options(mmap=True, verify=verify, compression=compression, fsync=False)
-        super().__init__(RemotePlace.at(f"s3://{place.strip('/')}", s3fs), "private", options)
+        super().__init__(open_store(f"s3://{place.strip('/')}", s3fs), "private", options)

@@ -80,7 +80,7 @@ def test_keeping_house(shell: Shell, storage: Storage, motoserver: MotoServer) -
     assert storage.list_tasks("weather") == ["day"]
     assert storage.list_tasks("descent") == []
     assert shell.rows("verify") == []
-    bucket = storage._place._location.bucket()
+    bucket = storage._store
     bucket.put("weather/day", b"damaged")
     assert [row["kind"] for row in shell.rows("verify", code=1)] == ["damaged"]
     assert shell.rows("verify", "--repair", code=1)[0]["done"].startswith("moved to .quarantine/")
@@ -132,8 +132,8 @@ def test_a_url_of_fsspec(tmp_path: Path) -> None:
 
 def test_a_storage_that_lost_its_catalog(storage: Storage, shell: Shell) -> None:
     """Results alone are a storage; its catalog comes back."""
-    bucket = storage._place._location.bucket()
-    for entry in bucket.listing(".catalog/").entries:
+    bucket = storage._store
+    for entry in bucket.ls(".catalog/").entries:
         bucket.delete(entry.key)
     assert len(shell.rows("ls")) == 3
 

@@ -399,7 +399,7 @@ def test_a_folder_that_was_copied_into_a_bucket(
     path = motoserver.endpoint.prefix()
     storage = storage_factory(motoserver.endpoint.config(path))
     storage.register_persistent_serializers(serializer)
-    client = storage._place._location.bucket().filesystem
+    client = storage._store.filesystem
     client.put(f"{tmp_path}/results/w", f"{path[1:]}/w", recursive=True)
     found = storage.read_task("w", "array")
     np.testing.assert_array_equal(found.compute(), array.compute())

@@ -21,6 +21,7 @@ import xxhash
 from catalog.format import ids, names
 from catalog.format import side_files as declared
 from catalog.format.events import Kind
+from catalog.store.local_writer import LocalWriter
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.storage import storage_factory
@@ -80,12 +81,12 @@ class Bytes:
     """The objects or files of a storage, changed by hand."""
 
     def __init__(self, storage: Storage) -> None:
-        if storage._place.storage_options is None and "://" not in storage._place.root:
-            self._root: Any = Path(storage._place.root)
+        if storage._store.options is None and "://" not in storage._store.root:
+            self._root: Any = Path(storage._store.root)
             self._fs: Any = None
         else:
-            bucket = storage._place._location.bucket()
-            self._fs, self._root = bucket.filesystem, bucket.root
+            bucket = storage._store
+            self._fs, self._root = bucket.filesystem, bucket.prefix
 
     def side_files(self) -> list[str]:
         """Return the keys of all side files."""
@@ -169,7 +170,7 @@ def test_times_carry_their_zone(storage: FileStorage) -> None:
     storage.pin("w", "t")
     moment = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z").fullmatch
     assert moment(storage.footer("w", "t").record["saved_at"])
-    (segment,) = Path(storage._place.root, ".catalog", "journal").iterdir()
+    (segment,) = Path(storage._store.root, ".catalog", "journal").iterdir()
     lines = [json.loads(line) for line in segment.read_text().splitlines()]
     assert all(moment(line.get("time") or line["saved_at"]) for line in lines)
 
@@ -188,7 +189,7 @@ def test_fingerprints_name_their_scheme(storage: FileStorage) -> None:
 def test_side_files_are_declared(anywhere: Storage, few: int, count: int) -> None:
     """Names, sizes and digests are those of what lies there, in the footer up to a bound and beyond it beside it."""
     anywhere.save("w", "t", notes(count))
-    remote = anywhere._place.storage_options is not None or "://" in anywhere._place.root
+    remote = anywhere._store.options is not None or "://" in anywhere._store.root
     record = check_declared(anywhere, "t", unhashed=count if remote else 0)  # the suite's serializer uses the client
     assert ("side_list" in record) == (count > few)
     report = anywhere.verify()
@@ -290,7 +291,7 @@ def test_a_failed_save_leaves_no_list(storage: FileStorage, few: int, monkeypatc
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(storage._place), "publish", fail)
+    monkeypatch.setattr(LocalWriter, "publish", fail)
     with pytest.raises(OSError, match="No space"):
         storage.save("w", "t", notes(6))
     assert Bytes(storage).side_files() == before
@@ -322,7 +323,7 @@ def test_a_damaged_side_file_is_found(storage: FileStorage, few: int, count: int
     assert storage.list_tasks("w") == ["other"]
     assert not any(owner in key for key in there.side_files() if ".catalog" not in key)
     assert storage.verify().ok
-    (blob,) = Path(storage._place.root).glob(".catalog/quarantine/*/w/t")
+    (blob,) = Path(storage._store.root).glob(".catalog/quarantine/*/w/t")
     assert len(list(blob.parent.glob(f"bigdata/{owner}/*"))) == count + (count > few)
 
 
@@ -580,7 +581,7 @@ def test_a_bucket_of_layout_1(request: pytest.FixtureRequest, place: str) -> Non
     if place == "moto":
         endpoint = request.getfixturevalue("motoserver").endpoint
         config = endpoint.config(endpoint.prefix())
-    bucket = storage_factory(config)._place._location.bucket()
+    bucket = storage_factory(config)._store
     old = {"uuid": ids.new_id(), "format": 1}
     bucket.put(".catalog/storage.json", json.dumps(old).encode())
     storage = storage_factory(config)

@@ -19,7 +19,6 @@ pytest.importorskip("s3fs", reason="storages in buckets are tested where s3fs is
 import s3proxy
 from catalog.store import retry as patience
 from catalog.store import threads as pool
-from catalog.store.location import Location
 from functionfuse.storage import storage_factory
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ def test_what_a_serializer_sends(between: Between, config: dict[str, Any], monke
     storage = storage_factory(config)
     storage.save("w", "t", 1)
     path = config["options"]["path"]
-    client = Location.of(f"s3:/{path}", config["options"]["s3fs"]).bucket().filesystem
+    client = storage._store.filesystem
     between.harm("swallowed")
     timer = threading.Timer(2.5, between.come_back)  # a try takes a second
     timer.start()

@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from catalog.journal.base import Publication
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import Note, NoteSerializer
@@ -215,7 +217,7 @@ def test_a_task_that_vanishes_just_before_it_is_replaced(root: Path, monkeypatch
     for act in (storage.remove_task, lambda *names: storage.save(*names, "new")):
         storage.save("w", "t", "old")
         with monkeypatch.context() as patched:
-            patched.setattr(storage._place, "open", vanish(root / "w" / "t", storage._place.open))
+            patched.setattr(storage._store, "open", vanish(root / "w" / "t", storage._store.open))
             try:
                 act("w", "t")
             except TaskNotFound:
@@ -229,18 +231,19 @@ def test_a_question_between_a_line_and_what_it_tells(root: Path, monkeypatch: py
     """Asked before a blob is in its place, or gone, the catalog has the one before; and asked later, what came true."""
     storage, asking = opened(root), opened(root)
     storage.save("w", "t", "old")
-    append = storage._place.journal.append
+    append = storage._journal.append
     between: list[Any] = []
 
-    def asked(line: str, publish: Callable[[], None]) -> None:
-        def late() -> None:
+    def asked(publication: Publication) -> None:
+        def late() -> bool:
             between.append(listed(asking) == lying(root))
-            publish()
+            assert publication.publish is not None
+            return publication.publish()
 
-        append(line, late)
+        append(replace(publication, publish=late))
 
     with monkeypatch.context() as patched:
-        patched.setattr(storage._place.journal, "append", asked)
+        patched.setattr(storage._journal, "append", asked)
         storage.save("w", "t", "new") if act == "overwrite" else storage.remove_task("w", "t")
     storage.save("w", "other", "its line is behind the first one's")
     assert between == [True]

@@ -6,6 +6,7 @@ import errno
 import gc
 import itertools
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -27,13 +28,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from catalog.journal import upload as journal
-from catalog.store import bucket_fsspec as generic
-from catalog.store.bucket import Changed
+from catalog.store import fsspec as generic
+from catalog.store import object_writer
+from catalog.store.base import Changed
 from catalog.store.location import Location
 from catalog.store.remote_folder import RemoteFolder
 from functionfuse.errors import StorageUnusable, UnpicklableResult
 from functionfuse.serializers.numpyarray import NumpySerializer
-from functionfuse.storage import _blob, _remote, storage_factory
+from functionfuse.storage import _blob, storage_factory
 from functionfuse.storage.base import Storage
 from functionfuse.testing import StorageContract
 
@@ -54,9 +56,9 @@ class Remote(StorageContract):
     @staticmethod
     def at(storage: Storage) -> tuple[Any, str]:
         """Return a file system of the test's own, and where the storage is in it."""
-        bucket = storage._place._location.bucket()
+        bucket = storage._store
         bucket.filesystem.invalidate_cache()
-        return bucket.filesystem, bucket.root
+        return bucket.filesystem, bucket.prefix
 
     def found(self, storage: Storage) -> dict[str, str]:
         """Return the path of every object by its key, but the catalog's own."""
@@ -139,7 +141,7 @@ class TestMemory(Remote):
         """It pickles, and is the same place in this process, but another one in every other."""
         storage = open_storage()
         storage.save("w", "t", 5)
-        assert storage._place.__reduce__()[1] == (storage._place._location,)
+        assert pickle.loads(pickle.dumps(storage._store)) is storage._store
 
 
 # Large results, which are sent in parts
@@ -186,8 +188,10 @@ def url(kind: str, folder: Path) -> str:
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send what is larger than 1,000 bytes in parts of as many."""
-    for module, name in ((_remote, "_LARGEST_PUT"), (_remote, "_PART"), (_blob, "GATHERED"), (_blob, "_AT_ONCE")):
-        monkeypatch.setattr(module, name, 1000)
+    for name in ("LARGEST_PUT", "_PART"):
+        monkeypatch.setattr(object_writer, name, 1000)
+    for name in ("GATHERED", "_AT_ONCE"):
+        monkeypatch.setattr(_blob, name, 1000)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -204,7 +208,7 @@ def test_a_large_save_that_fails_leaves_the_old_result(kind: str, tmp_path: Path
     new = os.urandom(100_000)
     storage.save("w", "t", new)
     assert storage.read_task("w", "t") == new
-    assert storage._place._location.bucket().listing(".catalog/tmp/").entries == []
+    assert storage._store.ls(".catalog/tmp/").entries == []
 
 
 def test_a_part_that_fails_holds_up_nobody() -> None:
@@ -213,13 +217,14 @@ def test_a_part_that_fails_holds_up_nobody() -> None:
         import os, time
         from unittest import mock
         from fsspec.implementations.memory import MemoryFile
-        from functionfuse.storage import _remote, storage_factory
+        from catalog.store import object_writer
+        from functionfuse.storage import storage_factory
 
         def fail(file, data):
             time.sleep(0.2)  # until others wait for it
             raise OSError(28, "No space left on device")
 
-        _remote._LARGEST_PUT = _remote._PART = 1 << 16
+        object_writer.LARGEST_PUT = object_writer._PART = 1 << 16
         storage = storage_factory({"kind": "fsspec", "options": {"url": "memory://full", "compression": None}})
         storage.save("w", "t", 1)
         with mock.patch.object(MemoryFile, "write", fail):
@@ -246,11 +251,11 @@ def test_an_answer_is_lost_after_a_short_last_part(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(generic._Stream, "complete", lost)
     data = random.Random(0).randbytes(2010)
-    temporary = storage._place.create("w", "t")
+    temporary = storage._store.writer("w/t")
     temporary.write([data])
     temporary.close()
     assert temporary.publish()
-    assert bytes(storage._place.load("w", "t")) == data
+    assert bytes(storage._store.load("w/t")) == data
 
 
 # Several writers
@@ -265,19 +270,18 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
     return storage
 
 
-def late_save(remote: Storage, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, journal.RemoteJournal]:
+def late_save(remote: Storage, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, journal.ObjectJournal]:
     """Have another machine's journal tell of a save whose object waits for the event; return both."""
     gate = threading.Event()
-    put = generic.FsspecBucket.put
+    put = generic.FsspecStore.put
     monkeypatch.setattr(
-        generic.FsspecBucket,
+        generic.FsspecStore,
         "put",
-        lambda bucket, key, data: (key != "w/late" or gate.wait(240)) and put(bucket, key, data),
+        lambda store, key, data: (key != "w/late" or gate.wait(240)) and put(store, key, data),
     )
-    location = remote._place._location
-    other = journal.RemoteJournal(location)
+    other = journal.ObjectJournal(remote._store)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(journal._journals, location, other)
+        patch.setattr(remote, "_journal", other)
         remote.keep("w", "late", 2, waits=False)
     assert remote.list_tasks("w") == ["first"]
     return gate, other
@@ -288,7 +292,6 @@ def test_a_save_that_comes_true_during_a_compaction(
 ) -> None:
     """What another machine's save made true between the fold and the compaction is listed by every machine."""
     gate, other = late_save(remote, monkeypatch)
-    location = remote._place._location
     listing = RemoteFolder._list
     calls = itertools.count()
 
@@ -297,7 +300,7 @@ def test_a_save_that_comes_true_during_a_compaction(
             gate.set()
             other.wait()
             with pytest.MonkeyPatch.context() as patch:
-                patch.setitem(journal._journals, location, other)
+                patch.setattr(remote, "_journal", other)
                 remote.save("w", "third", 3)
                 remote.save("w", "fourth", 4)
         return listing(folder)
@@ -365,8 +368,8 @@ def test_a_compactor_whose_clock_is_ahead(remote: Storage, tmp_path: Path, monke
 
 def test_what_killed_writers_left_is_cleared_away(remote: Storage) -> None:
     """A compaction deletes what was left half written a day before, and nothing that is being written."""
-    bucket = remote._place._location.bucket()
-    fs, folder = bucket.filesystem, f"{bucket.root}/.catalog/tmp"
+    bucket = remote._store
+    fs, folder = bucket.filesystem, f"{bucket.prefix}/.catalog/tmp"
     for name in ("old", "new"):
         fs.pipe_file(f"{folder}/{name}", b"half")
     fs.store[f"{folder}/old"].created -= timedelta(days=2)
@@ -386,8 +389,8 @@ def test_one_url_with_other_options() -> None:
 
 def test_a_foreign_name_in_the_journal(remote: Storage) -> None:
     """What somebody copied into the journal's folder stops no compaction."""
-    bucket = remote._place._location.bucket()
-    (segment,) = (each.key for each in bucket.listing(".catalog/journal/").entries)
+    bucket = remote._store
+    (segment,) = (each.key for each in bucket.ls(".catalog/journal/").entries)
     bucket.put(".catalog/journal/zz copy of it.ndjson", bucket.get(segment))
     remote.save("w", "second", 2)
     remote.catalog.compact()
@@ -458,7 +461,7 @@ def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path, monkeypatch: 
 
 def test_a_result_that_shrinks_while_it_is_read(remote: Storage) -> None:
     """A range that an object no longer has is a change, not an answer."""
-    bucket = remote._place._location.bucket()
+    bucket = remote._store
     bucket.put("w/other", b"short")
     with pytest.raises(Changed):
         bucket.span("w/other", 0, 10, "")
@@ -467,11 +470,11 @@ def test_a_result_that_shrinks_while_it_is_read(remote: Storage) -> None:
 @pytest.mark.parametrize("goes", [True, False], ids=["removed", "overwritten"])
 def test_another_result_between_two_requests(remote: Storage, monkeypatch: pytest.MonkeyPatch, goes: bool) -> None:
     """A result whose record takes two requests may be removed or overwritten between them."""
-    bucket = remote._place._location.bucket()
-    tail = generic.FsspecBucket.tail
+    bucket = remote._store
+    tail = generic.FsspecStore.tail
     details = f'"details":{{"text":"{"x" * 5000}"}}'
 
-    def tail_late(self: generic.FsspecBucket, key: str, most: int) -> Any:
+    def tail_late(self: generic.FsspecStore, key: str, most: int) -> Any:
         if key == "w/t" and most != 4096 and next(calls) == 0:
             if goes:
                 bucket.delete(key)
@@ -479,7 +482,7 @@ def test_another_result_between_two_requests(remote: Storage, monkeypatch: pytes
                 bucket.put(key, bucket.get("w/first"))
         return tail(self, key, most)
 
-    monkeypatch.setattr(generic.FsspecBucket, "tail", tail_late)
+    monkeypatch.setattr(generic.FsspecStore, "tail", tail_late)
     for ask in (
         lambda: remote.save("w", "t", "new"),
         lambda: remote.footers("w", ["t"]),

@@ -19,7 +19,7 @@ from test_older_format import older
 from catalog import Catalog
 from catalog.errors import CatalogUnusable
 from catalog.journal import upload as journal
-from catalog.store import location
+from catalog.store import location, objects
 from catalog.store import retry as patience
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
@@ -169,7 +169,7 @@ def test_what_a_node_changes_is_stored_as_it_was(storage: Storage, size: int) ->
 
 def test_a_run_that_cannot_store(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A result that cannot be uploaded fails the run and is named; what was uploaded is there."""
-    bucket = storage._place._location.bucket()
+    bucket = storage._store
     put = bucket.put
 
     def refuse(key: str, data: bytes) -> bool:
@@ -263,7 +263,7 @@ def test_compaction_keeps_everything(storage: Storage) -> None:
 
 def segments(storage: Storage) -> list[str]:
     """Return the names of the journal's segments, and of nothing else."""
-    entries = storage._place._location.bucket().listing(".catalog/journal/").entries
+    entries = storage._store.ls(".catalog/journal/").entries
     return [entry.key for entry in entries if entry.key.endswith(".ndjson")]
 
 
@@ -398,7 +398,7 @@ def test_a_segment_that_is_compacted_before_a_doubt_is_settled(
     writer.save("w", "first", 0)
     # Another way to write the same place: what this one asks does not wait for what that one saves.
     reader = storage_factory({"kind": "S3", "options": {"path": path, "s3fs": motoserver.endpoint.s3fs(use_ssl=False)}})
-    bucket = writer._place._location.bucket()
+    bucket = writer._store
     put, asked = bucket.put, threading.Event()
 
     def late(key: str, data: bytes) -> bool:
@@ -426,7 +426,7 @@ def test_a_second_try_that_overwrites_a_newer_result(
     first = storage_factory(motoserver.endpoint.config(path))
     second = storage_factory({"kind": "S3", "options": {"path": path, "s3fs": motoserver.endpoint.s3fs(use_ssl=False)}})
     second.save("w", "other", 0)
-    bucket = first._place._location.bucket()
+    bucket = first._store
     put = bucket.put
 
     def twice(key: str, data: bytes) -> bool:
@@ -509,6 +509,7 @@ def test_one_url_at_two_services(s3server: Any, motoserver: Any, monkeypatch: py
     path = s3server.endpoint.prefix()
     bucket, _, prefix = path.strip("/").partition("/")
     monkeypatch.setattr(location, "_buckets", {})
+    monkeypatch.setattr(objects, "_stores", [])
     for name, server in (("here", s3server), ("there", motoserver)):
         with closing(server.endpoint.client()) as client:
             client.put_object(Bucket=bucket, Key=f"{prefix}/w/{name}", Body=older(name))
@@ -516,6 +517,7 @@ def test_one_url_at_two_services(s3server: Any, motoserver: Any, monkeypatch: py
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.endpoint.key)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.endpoint.secret)
         location._buckets.clear()
+        objects._stores.clear()
         storage = storage_factory({"kind": "S3", "options": {"path": path}})
         assert storage.list_tasks("w") == [name]
 

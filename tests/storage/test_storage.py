@@ -22,6 +22,7 @@ from functionfuse.backends.builtin.localback import LocalWorkflow
 from functionfuse.errors import DamagedResult, SideFileMissing, TaskNotFound
 from functionfuse.serializers import FILE_PROTOCOL, generate_name
 from functionfuse.storage import Storage, storage_factory
+from functionfuse.storage._side_files import side_files
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import Buffer, Note, NoteSerializer, SerializerContract, StorageContract, read_blob
 from oracle import files
@@ -259,7 +260,7 @@ def test_a_remove_that_fails_does_not_undo_the_removal(
     elsewhere.pop(next(iter(elsewhere)))
     storage.remove_task("w", "t")
     assert elsewhere == {}
-    assert files(Path(storage._place.root)) == {}
+    assert files(Path(storage._store.root)) == {}
     assert "the serializer 'Remote' did not remove" in caplog.text
     caplog.clear()  # the traceback in the record keeps the storage, and so its segment, open
 
@@ -281,7 +282,7 @@ def test_folders_of_side_files(storage: FileStorage, root: Path) -> None:
 @pytest.mark.parametrize("mode", ["wb", "rb", "remove"])
 def test_side_files_stay_inside(storage: FileStorage, name: str, mode: str) -> None:
     """The file protocol refuses a name that leads out of the side folder, by its value."""
-    folder = storage._place.side_folder("w", "id").protocols[FILE_PROTOCOL]
+    folder = side_files(storage._store, "w", "id").protocols[FILE_PROTOCOL]
     with pytest.raises(ValueError, match="leads out of"):
         folder.remove(name) if mode == "remove" else folder.open(name, mode)
 
@@ -307,7 +308,7 @@ def test_a_serializer_that_is_none_is_refused(storage: FileStorage) -> None:
 
 def test_the_message_about_a_serializer_lists_those_there_are(storage: FileStorage) -> None:
     """What lacks one serializer is told which others are registered."""
-    writer = FileStorage(storage._place.root)
+    writer = FileStorage(storage._store.root)
     writer.register_persistent_serializers(GridSerializer, NoteSerializer)
     writer.save("w", "t", [Grid([]), Note("x")])
     storage.register_persistent_serializers(NoteSerializer)
@@ -333,7 +334,7 @@ def test_a_serializer_that_looks_for_itself_and_finds_nothing(storage: FileStora
 
 def test_an_overwrite_while_another_reads(storage: FileStorage) -> None:
     """A reader whose side file vanishes because the task is overwritten under it reads the new result instead."""
-    writer = FileStorage(storage._place.root)
+    writer = FileStorage(storage._store.root)
     writer.register_persistent_serializers(NoteSerializer)
     reads: list[str] = []
 

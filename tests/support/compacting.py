@@ -81,7 +81,7 @@ def main(folder: Path) -> int:
     for number in range(4):
         storage.save("w", str(number), number)
     storage.remove_task("w", "2")
-    storage._place.journal._abandon()  # a second segment
+    storage._journal._abandon()  # a second segment
     storage.save("w", "3", "over")
     age(base)
     _, expected = ended(lambda: events(base))

@@ -92,7 +92,7 @@ def reader(motoserver: MotoServer, path: str, tmp_path: Path, monkeypatch: pytes
 
 def test_what_is_under_way_comes_once(storage: Storage, reader: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events of an open segment, some of which come true between two exports, are in the two together, each once."""
-    bucket = storage._place._location.bucket()
+    bucket = storage._store
     put, others, exported = bucket.put, threading.Semaphore(0), threading.Event()
 
     def late(key: str, data: bytes) -> bool:
@@ -124,7 +124,7 @@ def test_what_failed_keeps_nothing_back(
     storage: Storage, reader: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A save that never came true, between others, keeps them back until its segment is compacted, and no longer."""
-    bucket = storage._place._location.bucket()
+    bucket = storage._store
     put = bucket.put
 
     def refuse(key: str, data: bytes) -> bool:

@@ -42,7 +42,7 @@ from workshop import (
 
 def forget_segment(storage: FileStorage) -> None:
     """Let the next event go to a segment of its own, as if another process wrote it."""
-    storage._place.journal._abandon()
+    storage._journal._abandon()
 
 
 def be_another_process(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,12 +58,12 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Give the clock back and delete the storage."""
         ids.time, _lines.time, ids._last_tick, ids._tail = self.real
-        self.storage._place.journal._abandon()
+        self.storage._journal._abandon()
         shutil.rmtree(self.folder)
 
     def path(self, name: Name) -> Path:
         """Return where a result lies."""
-        return Path(self.storage._place.path(*self.storage._find(*name)))
+        return Path(self.storage._store.root, *self.storage._find(*name))
 
     # Deeds
 
@@ -156,7 +156,7 @@ class Machine(RuleBasedStateMachine):
     def another_clock(self, hours: float, process: bool) -> None:
         """Let the clock jump, and another process write from now on."""
         self.offset += hours * 3600
-        self.storage._place.journal._abandon()
+        self.storage._journal._abandon()
         if process:
             ids._last_tick = 0
             ids._tail = f"9000-{len(self.happened) + 1:012x}"

@@ -18,7 +18,10 @@ from typing import Any
 
 import pytest
 
-from catalog.journal.append import Journal, journal_of
+from catalog.journal.append import LocalJournal
+from catalog.journal.base import Publication
+from catalog.journal.open import journal_of
+from catalog.store.local import LocalStore
 from functionfuse.errors import StorageUnusable, UnpicklableResult
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import Note, NoteSerializer, read_blob
@@ -443,7 +446,7 @@ def test_a_publication_that_fails_abandons_its_segment(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", fail)
-        patched.setattr("functionfuse.storage._places.LocalPlace.remove", fail)
+        patched.setattr("catalog.store.local.LocalStore.delete", fail)
         actions: dict[str, Callable[[], None]] = {
             "save": lambda: storage.save("w", "u", 1),
             "overwrite": lambda: storage.save("w", "t", "new"),
@@ -516,22 +519,22 @@ def test_a_copied_segment_is_harmless(storage: FileStorage, root: Path) -> None:
 
 def test_there_is_one_journal_a_folder(tmp_path: Path) -> None:
     """All callers of a process get the same journal of a folder, and folders have different ones."""
-    one, same, other = journal_of(f"{tmp_path}/a"), journal_of(f"{tmp_path}/a"), journal_of(f"{tmp_path}/b")
+    one, same, other = (journal_of(LocalStore(f"{tmp_path}/{name}")) for name in "aab")
     assert one is same
     assert one is not other
-    one.append('{"event":"a"}')
-    other.append('{"event":"b"}')
+    one.append(Publication('{"event":"a"}'))
+    other.append(Publication('{"event":"b"}'))
     assert events(tmp_path / "a") == [{"event": "a"}]
     assert events(tmp_path / "b") == [{"event": "b"}]
 
 
 def test_an_event_is_made_true_after_it_was_written(tmp_path: Path) -> None:
     """`append` calls what it is given once, after the line can be read by others, and hands its error on."""
-    journal = Journal(str(tmp_path))
+    journal = LocalJournal(LocalStore(str(tmp_path)))
     seen: list[list[dict[str, Any]]] = []
-    journal.append('{"number":1}', lambda: seen.append(events(tmp_path)))
+    journal.append(Publication('{"number":1}', publish=lambda: bool(seen.append(events(tmp_path)))))
     assert seen == [[{"number": 1}]]
     with pytest.raises(KeyboardInterrupt):
-        journal.append('{"number":2}', interrupt)
-    journal.append('{"number":3}')
+        journal.append(Publication('{"number":2}', publish=interrupt))
+    journal.append(Publication('{"number":3}'))
     assert [len(lines) for lines in segments(tmp_path).values()] == [2, 1]

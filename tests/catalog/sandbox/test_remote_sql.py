@@ -90,8 +90,8 @@ def test_what_is_no_table_or_gone(storage: Storage, temporary: Path) -> None:
         rows(storage, "FROM result('weather', 'number')")
     with pytest.raises(InvalidQuestion, match="nothing is stored under these names"):
         rows(storage, "FROM result('weather', 'nothing')")
-    bucket = storage._place._location.bucket()
-    for entry in bucket.listing("weather/bigdata/").entries:
+    bucket = storage._store
+    for entry in bucket.ls("weather/bigdata/").entries:
         bucket.delete(entry.key)
     with pytest.raises(InvalidQuestion, match=r"its file s3://.* is gone; remove the task"):
         rows(storage, "SELECT * FROM result('weather', 'arrow'), result('weather', 'pandas')")

@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from catalog.store.location import Location
 from catalog.verify.report import KINDS, Verification
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import storage_factory
@@ -27,8 +28,8 @@ class Objects:
     """What is below a prefix, as somebody with a client of his own sees and changes it."""
 
     def __init__(self, storage: Storage) -> None:
-        bucket = storage._place._location.bucket()
-        self._fs, self._root = bucket.filesystem, bucket.root
+        bucket = storage._store
+        self._fs, self._root = bucket.filesystem, bucket.prefix
 
     def keys(self, begin: str = "") -> set[str]:
         """Return all keys that begin so, but the catalog's own."""
@@ -198,7 +199,7 @@ def test_an_overwrite_in_the_last_moment(
     """What is saved anew just before the damaged object is copied, or before that is deleted, stays."""
     objects["w/number"] = b"damaged"
     other = storage_factory(storage_config(storage))
-    bucket = storage._place._location.bucket()
+    bucket = Location.of(storage._store.root, storage._store.options).bucket()
     copy = bucket.copy
 
     def late(key: str, to: str, tag: str) -> None:
@@ -217,20 +218,17 @@ def test_an_overwrite_in_the_last_moment(
 
 def storage_config(storage: Storage) -> dict[str, Any]:
     """Return the configuration of a storage at the same place."""
-    location = storage._place._location
-    return {"kind": "fsspec", "options": {"url": location.url, "storage_options": dict(location.options)}}
+    store = storage._store
+    return {"kind": "fsspec", "options": {"url": store.root, "storage_options": dict(store.options or {})}}
 
 
 def save_elsewhere(storage: Storage) -> None:
     """Save as another process does: this one's journal does one deed of a name after another."""
-    from catalog.journal import upload as journal
+    from catalog.journal.upload import ObjectJournal
 
-    location = storage._place._location
-    own = journal._journals.pop(location)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "_journal", ObjectJournal(storage._store))
         storage.save("w", "number", "anew")
-    finally:
-        journal._journals[location] = own
 
 
 def test_a_large_object_is_moved_in_parts(storage: Storage, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:

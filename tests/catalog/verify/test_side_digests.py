@@ -258,7 +258,7 @@ def test_tables_of_older_formats_have_no_digest(tmp_path: Path, monkeypatch: pyt
     storage.register_default_serializers()
     with monkeypatch.context() as before:
         before.setattr(
-            "functionfuse.storage._places.hashed", lambda _, files, __: [declared.SideFile(*f) for f in files]
+            "functionfuse.storage._side_files.hashed", lambda _, files, __: [declared.SideFile(*f) for f in files]
         )
         storage.save("w", "t", frame(0))
     assert storage.catalog.sql("SELECT count(*) FROM result('w', 't')").fetchall() == [(ROWS,)]
@@ -306,7 +306,7 @@ def test_never_verify(opened: Callable[..., Storage], form: str) -> None:
     there[mine] = flip(0.9, there[mine]) if form == "hdf5" else there[other]
     assert outcome(lambda: values(storage.read_task("w", "t")), None) == "damaged"
     unchecked = opened(register, verify="never")
-    if form == "hdf5" and "://" in unchecked._place.root:
+    if form == "hdf5" and "://" in unchecked._store.root:
         return  # a Zarr array there, whose own CRC still holds
     assert len(values(unchecked.read_task("w", "t"))) == len(values(make(0)))
     if form == "parquet":
@@ -363,7 +363,7 @@ from catalog.store import verified as intact
 def refuse(handle):
     raise SystemExit("it was read again")
 intact._digest_of = refuse
-print(Catalog.open({table._place.root!r}).sql({SUM!r}).fetchall())
+print(Catalog.open({table._store.root!r}).sql({SUM!r}).fetchall())
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -373,7 +373,7 @@ print(Catalog.open({table._place.root!r}).sql({SUM!r}).fetchall())
 def test_remembered_and_then_changed(table: FileStorage, memory: Path) -> None:
     """A file that was found intact and then changed, with its old times, is read again and found damaged."""
     table.catalog.sql(SUM)
-    (path,) = Path(table._place.root).glob("w/bigdata/*/*.parquet")
+    (path,) = Path(table._store.root).glob("w/bigdata/*/*.parquet")
     before = path.stat()
     with open(path, "r+b") as file:
         file.seek(200)
@@ -396,7 +396,7 @@ def test_what_is_new_is_not_remembered(table: FileStorage, memory: Path, monkeyp
 
 def test_verification_does_not_ask_the_memory(table: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the memory is wrong, as on a disk that changes bytes and no times, `verify` finds the damage."""
-    (path,) = Path(table._place.root).glob("w/bigdata/*/*.parquet")
+    (path,) = Path(table._store.root).glob("w/bigdata/*/*.parquet")
     path.write_bytes(flip(0.5, path.read_bytes()))
     monkeypatch.setattr(intact._memory, "knows", lambda key: True)
     monkeypatch.setattr("catalog.sandbox.results.fault_of", lambda handle, digest: "")
