@@ -18,7 +18,7 @@ from catalog.query.conditions import Parameters
 from catalog.query.times import Moment
 from catalog.sandbox.limits import Limits
 from catalog.sandbox.sandbox import answer
-from catalog.store.places import folder_of
+from catalog.store.open import open_store
 from catalog.task import Task, task_of
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ class Catalog:
             raise InvalidQuestion(f"index is 'storage' or 'private', not {index!r}")
         if verify not in ("always", "never"):
             raise InvalidQuestion(f"verify is 'always' or 'never', not {verify!r}")
-        self._folder = folder_of(path, storage_options)
-        self.path = self._folder.root
-        self._index = Index(self._folder, must_exist, private=index == "private")
+        self._store = open_store(path, storage_options)
+        self.path = self._store.root
+        self._index = Index(self._store, must_exist, private=index == "private")
         self._verifies = verify == "always"
 
     @classmethod
@@ -130,7 +130,7 @@ class Catalog:
         """
         from catalog.verify.presence import is_storage
 
-        return is_storage(self._folder)
+        return is_storage(self._store)
 
     @at_the_edge
     def refresh(self) -> Refreshed:
@@ -386,7 +386,7 @@ class Catalog:
         return relation(
             answer(
                 self._index,
-                self._folder,
+                self._store,
                 query,
                 params,
                 Limits(memory_limit, time_limit),
@@ -527,7 +527,7 @@ class Catalog:
         """
         from catalog.verify.check import verify
 
-        return verify(self._folder, self._index, workflow, repair)
+        return verify(self._store, self._index, workflow, repair)
 
     def __repr__(self) -> str:
         return f"Catalog({self.path!r})"
@@ -539,7 +539,7 @@ class Catalog:
     def _overview(self, title: str) -> str | None:
         from catalog.show.overview import overview  # on use: only notebooks ask
 
-        return overview(title, self._folder, self._index)
+        return overview(title, self._store, self._index)
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name[0] != "_"]

@@ -17,7 +17,9 @@ from catalog.index.history import History
 from catalog.index.reconcile import ROUNDS, Blobs
 from catalog.journal import parquet as compacted
 from catalog.journal.lines import Part
-from catalog.store.folder import Folder, Found, Segment
+from catalog.journal.segments import Segment, State
+from catalog.journal.view import StorageView
+from catalog.store.blobs import StoredBlob
 
 if TYPE_CHECKING:
     import duckdb
@@ -49,16 +51,16 @@ class Fold:
     ----------
     connection : duckdb.DuckDBPyConnection
         The instance to which the index is attached.
-    folder : Folder
+    view : StorageView
         The storage.
     reads_only : bool
         Whether the index is attached read-only: DuckDB then refuses to fold what is new.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Folder, reads_only: bool = False) -> None:
-        self._history = History(connection, reads_only, folder.is_remote)
-        self._folder = folder
-        self._blobs = Blobs(self._history, folder, self._tell)
+    def __init__(self, connection: duckdb.DuckDBPyConnection, view: StorageView, reads_only: bool = False) -> None:
+        self._history = History(connection, reads_only, not view.store.is_local)
+        self._view = view
+        self._blobs = Blobs(self._history, view, self._tell)
         self._competing: list[tuple[str, str]] = []
         self._listed: set[str] = set()  # segments
         self._given_up: set[str] = set()  # segments that were compacted without what is pending in them
@@ -106,10 +108,10 @@ class Fold:
         return self._fold_listed()
 
     def _fold_listed(self) -> int:
-        segments = self._folder.segments()
+        segments = self._view.segments()
         self._listed = {segment.name for segment in segments}
-        self._fold_compacted(self._folder.compacted())
-        self._competing += self._history.close(each.name for each in segments if each.state == "closed")
+        self._fold_compacted(self._view.compacted())
+        self._competing += self._history.close(each.name for each in segments if each.state is State.CLOSED)
         parts: list[tuple[Segment, Part]] = []
         lines = size = 0
         for segment, part in self._new_parts(segments):
@@ -130,15 +132,15 @@ class Fold:
         known = {name: (position, lines) for name, position, lines in rows}
         new = [(each, known.get(each.name, (0, 0))[0]) for each in segments]
         counts = {name: lines for name, (_, lines) in known.items()}
-        for segment, data, end in self._folder.read(each for each in new if each[0].size > each[1]):
+        for segment, data, end in self._view.read(each for each in new if each[0].size > each[1]):
             part = Part(segment.name, data, counts.get(segment.name, 0), end)
             counts[segment.name] = part.known + part.count
             yield segment, part
 
     def _fold_parts(self, parts: list[tuple[Segment, Part]]) -> None:
         """Fold lines of several segments at once: what a statement costs hardly depends on how many they are."""
-        growing = {segment.name for segment, _ in parts if segment.state == "growing"}
-        opened = {segment.name for segment, _ in parts if segment.state == "open"}
+        growing = {segment.name for segment, _ in parts if segment.state is State.GROWING}
+        opened = {segment.name for segment, _ in parts if segment.state is State.OPEN}
         self._take([part for _, part in parts], growing, opened)
 
     def _take(self, parts: list[Part], growing: Iterable[str], opened: Iterable[str] = ()) -> None:
@@ -148,7 +150,7 @@ class Fold:
         moved = [(name, part.end, part.known + part.count, torn[name]) for name, part in last.items()]
         self._history.move_watermarks(moved)
 
-    def _fold_compacted(self, files: list[str]) -> None:
+    def _fold_compacted(self, files: Iterable[str]) -> None:
         known = {name for (name,) in self._history.rows("SELECT name FROM compacted")}
         for file in files:
             if file not in known:
@@ -156,26 +158,26 @@ class Fold:
                 self._history.run("INSERT INTO compacted VALUES (?)", file)
 
     def _fold_file(self, name: str) -> None:
-        with self._folder.open_compacted(name) as file:
+        with self._view.open_compacted(name) as file:
             watermarks = dict(self._history.rows("SELECT name, position FROM segments"))
             segments = compacted.segments(file)
             new = [each for each in segments if each.position > watermarks.get(each.name, 0)]
             names = {each.name for each in segments}
-            if self._folder.is_remote and self._history.pending_in(names):
+            if not self._view.store.is_local and self._history.pending_in(names):
                 self._given_up |= names
                 for table in compacted.tables(file):
                     self._competing += self._history.confirm(table)
             for table in compacted.tables(file) if new else ():
                 self._history.batch_of_table(table)
                 here = set(table["segment"].unique().to_pylist())  # what ended in another table does not grow
-                growing = [] if self._folder.is_remote else [each.name for each in new if each.name in here]
+                growing = [] if not self._view.store.is_local else [each.name for each in new if each.name in here]
                 self._competing += self._history.take(growing)
         self._history.forget_watermarks([each.name for each in new])  # torn lines that are known are counted again
         self._history.move_watermarks([astuple(each) for each in new])
 
     # Blobs
 
-    def _tell(self, found: Iterable[Found]) -> bool:
+    def _tell(self, found: Iterable[StoredBlob]) -> bool:
         """Take saves of which only the blobs tell into journal and history; return whether the journal had news."""
         unknown = self._unknown(found)
         if not unknown:
@@ -190,19 +192,19 @@ class Fold:
             self._keep(unknown)
         return news
 
-    def _written(self, found: list[Found]) -> bool:
+    def _written(self, found: list[StoredBlob]) -> bool:
         with suppress(OSError):  # a full disk, say
-            if self._folder.is_writable() and not self._history.reads_only:
-                self._folder.append(each.line for each in found)
+            if self._view.is_writable() and not self._history.reads_only:
+                self._view.append(each.line for each in found)
                 return True
         return False
 
-    def _unknown(self, found: Iterable[Found]) -> list[Found]:
+    def _unknown(self, found: Iterable[StoredBlob]) -> list[StoredBlob]:
         each_once = {each.event_id: each for each in found}
         known = self._history.knows(each_once)
         return [each for event_id, each in each_once.items() if event_id not in known]
 
-    def _keep(self, found: list[Found]) -> None:
+    def _keep(self, found: list[StoredBlob]) -> None:
         """Keep in a segment of this index's own what the journal cannot be told."""
         segment = f"index-{self._history.rows('SELECT index_id FROM meta')[0][0]}"
         rows = self._history.rows("SELECT lines FROM segments WHERE name = ?", segment)

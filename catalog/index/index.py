@@ -30,9 +30,10 @@ from catalog.index.history import History
 from catalog.index.lock import Held, Lock
 from catalog.index.question import Question
 from catalog.index.schema import CREATE, SCHEMA_VERSION
-from catalog.journal.compaction import Compacted
+from catalog.journal.compaction import Compacted, Compaction
+from catalog.journal.view import StorageView, known_identity
 from catalog.store import cache, regular
-from catalog.store.folder import Compactor, Folder
+from catalog.store.base import Store
 
 if TYPE_CHECKING:
     import duckdb
@@ -73,7 +74,7 @@ class Index:
 
     Parameters
     ----------
-    folder : Folder
+    store : Store
         The storage.
     must_exist : bool
         Whether a folder that is not there is an error, or a storage in which nothing was saved yet.
@@ -81,10 +82,10 @@ class Index:
         Whether it lies in the user's cache directory, even where the storage can be written.
     """
 
-    def __init__(self, folder: Folder, must_exist: bool, private: bool) -> None:
-        self._folder = folder
+    def __init__(self, store: Store, must_exist: bool, private: bool) -> None:
+        self._store = store
         self._must_exist = must_exist
-        self._private = private or folder.is_remote
+        self._private = private or not store.is_local
 
     @contextmanager
     def question(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, Refreshed]]:
@@ -172,8 +173,8 @@ class Index:
         Held
             If others fold meanwhile, and for long.
         """
-        storage = self._folder.known_identity()
-        paths = _private_paths(self._folder.real_root(), storage) if storage else iter(())
+        storage = known_identity(self._store)
+        paths = _private_paths(self._store.address, storage) if storage else iter(())
         path = next(filter(regular.is_file, paths), None)
         if path is None:
             yield None
@@ -193,12 +194,12 @@ class Index:
     def settle(self, names: Iterable[tuple[str, str]]) -> None:
         """Look at the blobs of names, whatever is known of them, and believe them; raises as `question` does."""
         with self.question() as (connection, _), _transaction(connection):
-            Fold(connection, self._folder).settle(names)
+            Fold(connection, StorageView.of(self._store)).settle(names)
 
     def compact(self) -> Compacted:
         """Compact the journal; raises as `question` does, and `OSError` where it cannot be written."""
         with self._fresh() as (path, _):
-            return self._folder.opened().compaction(History(instance(path))).all()
+            return Compaction(History(instance(path)), StorageView.of(self._store)).compact_all()
 
     def rebuild(self) -> Refreshed:
         """Build the index anew from the journal; raises as `question` does."""
@@ -208,34 +209,34 @@ class Index:
     @contextmanager
     def _fresh(self, use: _Use = _Use.WRITING, anew: _Anew = None) -> Iterator[tuple[str, Refreshed]]:
         """Lock, attach and refresh the storage's index; where that cannot be, a private one."""
-        folder = self._folder.opened(looks_through=anew is not None)
-        if self._must_exist and not folder.exists():
-            raise CatalogUnusable(f"there is no storage at {folder.root}")
+        view = StorageView.of(self._store, scans_folders=anew is not None)
+        if self._must_exist and not view.exists():
+            raise CatalogUnusable(f"there is no storage at {view.root}")
         with ExitStack() as locked, ExitStack() as attached:
-            yield self._find(locked, attached, folder, use, anew)
+            yield self._find(locked, attached, view, use, anew)
 
     def _find(
-        self, locked: ExitStack, attached: ExitStack, folder: Folder, use: _Use, anew: _Anew
+        self, locked: ExitStack, attached: ExitStack, view: StorageView, use: _Use, anew: _Anew
     ) -> tuple[str, Refreshed]:
-        root = folder.root
-        storage = folder.identity()
+        root = view.root
+        storage = view.identity()
         if not self._private:
             try:
-                if not folder.is_writable():
+                if not view.is_writable():
                     raise Held(f"{root} is not writable")
                 path = os.path.join(root, CATALOG_FOLDER, _FILE)
                 if not regular.is_folder(os.path.dirname(path)):
                     raise Held(f"{os.path.dirname(path)} cannot be made")
-                return path, self._enter(locked, attached, path, storage, folder, use, anew)
+                return path, self._enter(locked, attached, path, storage, view, use, anew)
             except Held as reason:
                 attached.close()
                 locked.close()
                 if os.path.isdir(root):
                     _report_once(root, str(reason))
         why = "neither the cache directory nor the temporary directory can be written"
-        for path in _private_paths(folder.real_root(), storage):
+        for path in _private_paths(view.store.address, storage):
             try:
-                return path, self._enter(locked, attached, path, storage, folder, use, anew)
+                return path, self._enter(locked, attached, path, storage, view, use, anew)
             except Held as reason:
                 attached.close()
                 locked.close()
@@ -248,24 +249,24 @@ class Index:
         attached: ExitStack,
         path: str,
         storage: str,
-        folder: Folder,
+        view: StorageView,
         use: _Use,
         anew: _Anew,
     ) -> Refreshed:
         attached.enter_context(engine())
         lock = locked.enter_context(Lock(f"{path}.lock", _mode_of(path)))
-        refreshed = self._hold(lock, path, storage, folder, use is not _Use.WRITING and anew is None)
+        refreshed = self._hold(lock, path, storage, view, use is not _Use.WRITING and anew is None)
         if refreshed is None:
             if anew is not None and anew(path):
                 _log.info("the catalog's index %s is built anew", path)
                 _delete(path)
             _make_way(path)
-            refreshed = _attach_fresh(path, storage, folder)
+            refreshed = _attach_fresh(path, storage, view)
             for each in (path, f"{path}.lock"):
                 cache.set_mode(each, _mode_of(path))
             attached.callback(lambda: _release(path))
-            if folder.is_writable():
-                _compact_some(folder.compaction(History(instance(path))), folder.root)
+            if view.is_writable():
+                _compact_some(Compaction(History(instance(path)), view), view.root)
         else:
             attached.callback(lambda: _release(path))
         if use is _Use.BOXED:
@@ -275,7 +276,7 @@ class Index:
                 lock.wait(began, _PATIENCE)
         return refreshed
 
-    def _hold(self, lock: Lock, path: str, storage: str, folder: Folder, reads: bool) -> Refreshed | None:
+    def _hold(self, lock: Lock, path: str, storage: str, view: StorageView, reads: bool) -> Refreshed | None:
         """Hold the lock alone; or, if others that read hold it and there is nothing new, with them.
 
         Returns
@@ -287,7 +288,7 @@ class Index:
         look = began if reads else math.inf
         while not lock.take():
             if time.monotonic() >= look and lock.share():
-                refreshed = _attach_as_it_is(path, storage, folder)
+                refreshed = _attach_as_it_is(path, storage, view)
                 if refreshed:
                     return refreshed
                 lock.free()  # two that wait for one another to let it go would wait forever
@@ -296,13 +297,13 @@ class Index:
         return None
 
 
-def _compact_some(compaction: Compactor, root: str) -> None:
+def _compact_some(compaction: Compaction, root: str) -> None:
     began = time.monotonic()
     if began < _compact_again.get(root, 0.0):
         return
     try:
-        if compaction.pays():
-            compaction.some()
+        if compaction.is_due():
+            compaction.compact_some()
     except OSError as error:  # a full disk; the question can be answered all the same
         _log.warning("the journal was not compacted: %s", str(error))
     now = time.monotonic()
@@ -340,13 +341,13 @@ def _make_way(path: str) -> None:
             os.unlink(each)
 
 
-def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
+def _attach_fresh(path: str, storage: str, view: StorageView) -> Refreshed:
     """Attach the index and fold in what is new; an index that cannot be used is built anew."""
     import duckdb
 
     is_new = not os.path.exists(path)
     try:
-        return _attach(instance(path), path, storage, folder)
+        return _attach(instance(path), path, storage, view)
     except _Unfit as reason:
         _log.info("building the catalog's index %s anew: %s", path, str(reason))
     except duckdb.InterruptException:
@@ -362,19 +363,19 @@ def _attach_fresh(path: str, storage: str, folder: Folder) -> Refreshed:
         _log.warning("the catalog's index %s is damaged and built anew: %s", path, str(error))
     _delete(path)
     try:
-        return _attach(instance(path), path, storage, folder)
+        return _attach(instance(path), path, storage, view)
     except duckdb.Error as error:  # a full disk, say
         raise Held(f"{path} cannot be built: {error}") from error
 
 
-def _attach_as_it_is(path: str, storage: str, folder: Folder) -> Refreshed | None:
+def _attach_as_it_is(path: str, storage: str, view: StorageView) -> Refreshed | None:
     """Attach the index beside others that read it, if there is nothing new: if a fold writes nothing."""
     import duckdb
 
     if not regular.is_file(path):
         return None
     try:
-        return _attach(instance(path), path, storage, folder, reads_only=True)
+        return _attach(instance(path), path, storage, view, reads_only=True)
     except (duckdb.Error, _Unfit):
         return None
 
@@ -389,7 +390,7 @@ class _Unfit(Exception):
 
 
 def _attach(
-    connection: duckdb.DuckDBPyConnection, path: str, storage: str, folder: Folder, reads_only: bool = False
+    connection: duckdb.DuckDBPyConnection, path: str, storage: str, view: StorageView, reads_only: bool = False
 ) -> Refreshed:
     is_new = not os.path.exists(path)
     if is_new:
@@ -401,7 +402,7 @@ def _attach(
             _create(connection, storage)
         _check(connection, storage, [] if is_known or is_new else foreign(connection, INDEX))
         with _transaction(connection):
-            return Fold(connection, folder, reads_only).refresh()
+            return Fold(connection, view, reads_only).refresh()
     except BaseException:
         _detach(connection, path)
         raise

@@ -15,7 +15,8 @@ from typing import NamedTuple, TypeVar
 
 from catalog.format.names import candidates, decode, encode, from_text, to_text
 from catalog.index.history import History
-from catalog.store.folder import Folder, Found, Unreadable
+from catalog.journal.view import StorageView
+from catalog.store.blobs import Lookup, StoredBlob, blob_at, find_blob, look_up
 
 _SMALL_FOLDER = 2_000  # entries that can be looked through at every question, in a few ms
 _RARELY = 200.0  # of the time it took: how long a larger folder in which results are being saved is left alone
@@ -30,7 +31,6 @@ _NOTHING = "nothing"  # the id of the blob where none is
 
 Name = tuple[str, str]
 Names = Iterable[Name]
-Look = Found | Unreadable | None
 K = TypeVar("K")
 
 
@@ -41,16 +41,17 @@ class Blobs:
     ----------
     history : History
         The index.
-    folder : Folder
+    view : StorageView
         The storage.
     tell : callable
         Takes saves of which only the blobs tell into journal and history. It returns whether the journal had news
         meanwhile: then a blob may have been replaced since it was looked at.
     """
 
-    def __init__(self, history: History, folder: Folder, tell: Callable[[list[Found]], bool]) -> None:
+    def __init__(self, history: History, view: StorageView, tell: Callable[[list[StoredBlob]], bool]) -> None:
         self._history = history
-        self._folder = folder
+        self._store = view.store
+        self._scans_folders = view.scans_folders
         self._tell = tell
 
     # Names
@@ -67,7 +68,7 @@ class Blobs:
             Those that are not compacted.
         """
         rows = self._history.rows("SELECT workflow, task, segment, looked FROM pending")
-        if self._folder.is_remote:
+        if not self._store.is_local:
             rows = [row for row in rows if row[2] in segments]
         names = [(workflow, task) for workflow, task, _, _ in rows]
         there = self._looks_at(names)
@@ -76,38 +77,38 @@ class Blobs:
             self._settle_some(list(changed), changed)
 
     def settle(self, names: Names) -> None:
-        """Look at the blobs of `names`, and believe them."""
+        """Lookup at the blobs of `names`, and believe them."""
         each = iter(names)
         while some := list(islice(each, _AT_ONCE)):
             self._settle_some(some)
 
     def settle_known(self, names: Names) -> None:
-        """Look at the blobs of `names`, and believe those that the journal has told of.
+        """Lookup at the blobs of `names`, and believe those that the journal has told of.
 
         The line of another is on its way, and will have the name looked at again if it does not follow from what is
         believed here.
         """
         looks = self._looks_at(list(names))
-        known = self._history.knows(found.event_id for found in looks.values() if isinstance(found, Found))
+        known = self._history.knows(found.event_id for found in looks.values() if isinstance(found, StoredBlob))
         self._believe({n: look for n, look in looks.items() if look is None or _id_of(look) in known})
 
-    def _settle_some(self, names: list[Name], looks: dict[Name, Look] | None = None) -> None:
+    def _settle_some(self, names: list[Name], looks: dict[Name, Lookup] | None = None) -> None:
         self._believe(self._told(self._looks_at(names) if looks is None else looks, self._looks_at))
 
-    def _believe(self, looks: dict[Name, Look]) -> None:
+    def _believe(self, looks: dict[Name, Lookup]) -> None:
         absent = [name for name, found in looks.items() if found is None]
         # What is damaged is left out: the journal's word stands, and reading it says what is wrong.
-        present = {name: found for name, found in looks.items() if isinstance(found, Found)}
+        present = {name: found for name, found in looks.items() if isinstance(found, StoredBlob)}
         if absent:
             self._settle_absent(absent)
         if present:
             self._settle_present(present)
 
-    def _told(self, looks: dict[K, Look], look: Callable[[list[K]], dict[K, Look]]) -> dict[K, Look]:
+    def _told(self, looks: dict[K, Lookup], look: Callable[[list[K]], dict[K, Lookup]]) -> dict[K, Lookup]:
         """Tell what was found, and look again where the journal says by then that it was replaced, or appeared."""
         for _ in range(ROUNDS):
-            present = {found.event_id: key for key, found in looks.items() if isinstance(found, Found)}
-            if not self._tell([found for found in looks.values() if isinstance(found, Found)]):
+            present = {found.event_id: key for key, found in looks.items() if isinstance(found, StoredBlob)}
+            if not self._tell([found for found in looks.values() if isinstance(found, StoredBlob)]):
                 break
             replaced = [present[event_id] for (event_id,) in self._history.rows(_REPLACED, list(present))]
             again = replaced + [key for key, found in looks.items() if found is None]
@@ -116,13 +117,13 @@ class Blobs:
             looks = looks | look(again)
         return looks
 
-    def _looks_at(self, names: list[Name]) -> dict[Name, Look]:
+    def _looks_at(self, names: list[Name]) -> dict[Name, Lookup]:
         return dict(zip(names, self._found(names), strict=True))
 
-    def _found(self, names: list[Name]) -> list[Look]:
-        return self._folder.each(lambda name: self._folder.look(from_text(name[0]), from_text(name[1])), names)
+    def _found(self, names: list[Name]) -> list[Lookup]:
+        return look_up(self._store, find_blob, [(from_text(workflow), from_text(task)) for workflow, task in names])
 
-    def _settle_present(self, present: dict[Name, Found]) -> None:
+    def _settle_present(self, present: dict[Name, StoredBlob]) -> None:
         ids = [found.event_id for found in present.values()]
         self._history.run("DELETE FROM pending WHERE event_id IN (SELECT unnest(?::UUID[]))", ids)
         for workflow, task in self._history.rows("SELECT DISTINCT workflow, task FROM pending WHERE event = 'remove'"):
@@ -163,20 +164,20 @@ class Blobs:
         when it is small; one in which much is being saved, now and then.
         In a remote storage only if nothing is known of it, or if that is wanted: it takes a listing of all.
         """
-        if self._folder.is_remote and not self._folder.looks_through and self._knows_something():
+        if not self._scans_folders and self._knows_something():
             return
         rows = self._history.rows("SELECT folder, mtime, settled, dirty, due, entries FROM folders")
         known = {from_text(folder): state for folder, *state in rows}
         some: list[_Folder] = []
         listed = 0
-        for folder, mtime in self._folder.workflows():
+        for folder, mtime in self._store.folders():
             before, settled, dirty, due, entries = known.pop(folder, (None, False, False, 0.0, 0))
             if mtime == before and settled and not dirty:
                 continue
             unexplained = mtime != before and not dirty
             if unexplained or entries <= _SMALL_FOLDER or not time.time() < due < time.time() + _LONGEST:
                 began = time.time()
-                some.append(_Folder(folder, mtime, (before, settled, dirty), began, set(self._folder.files(folder))))
+                some.append(_Folder(folder, mtime, (before, settled, dirty), began, set(self._store.names(folder))))
                 listed += 1 + len(some[-1].files)
             if listed > _SMALL_FOLDER:  # a large one by itself, or many: that bounds the memory
                 self._look_through(some)
@@ -243,12 +244,11 @@ class Blobs:
         }
 
     def _take_arrived(self, files: list[tuple[str, str]]) -> None:
-        def look(files: list[tuple[str, str]]) -> dict[tuple[str, str], Look]:
-            looks = self._folder.each(lambda at: self._folder.look_at(*at), files)
-            return dict(zip(files, looks, strict=True))
+        def look(files: list[tuple[str, str]]) -> dict[tuple[str, str], Lookup]:
+            return dict(zip(files, look_up(self._store, blob_at, files), strict=True))
 
         # What else lies there is left alone.
-        found = [each for each in self._told(look(files), look).values() if isinstance(each, Found)]
+        found = [each for each in self._told(look(files), look).values() if isinstance(each, StoredBlob)]
         ids = [each.event_id for each in found]
         self._history.choose("SELECT unnest(?::UUID[])", ids)
         self._history.run("DELETE FROM pending WHERE event_id IN (SELECT unnest(?::UUID[]))", ids)
@@ -289,8 +289,8 @@ def _compared(files: set[str], names: set[str]) -> tuple[list[str], list[str]]:
     return arrived, [name for name in names - same if not files.intersection(candidates(from_text(name)))]
 
 
-def _id_of(look: Look) -> str | None:
-    if isinstance(look, Found):
+def _id_of(look: Lookup) -> str | None:
+    if isinstance(look, StoredBlob):
         return look.event_id
     return _NOTHING if look is None else None
 

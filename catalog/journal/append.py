@@ -19,8 +19,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -31,8 +30,6 @@ from catalog.store import regular
 from catalog.store.base import Store
 from catalog.store.sync import sync_folder
 
-#: Where compaction moves segments before it deletes them.
-RETIRED_FOLDER = f"{CATALOG_FOLDER}/retired"
 #: Seconds without a line after which a writer begins a new segment.
 PAUSE = 60.0
 #: Bytes after which a writer begins a new segment, so that compaction can take one in a moment.
@@ -78,35 +75,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def append_all(root: str, lines: Iterable[str]) -> None:
-    """Write events that came true already, as a segment of their own.
-
-    Parameters
-    ----------
-    root : str
-        The storage's folder, absolute.
-    lines : iterable of str
-        As `Publication.line`.
-
-    Raises
-    ------
-    OSError
-        If they cannot be written.
-    """
-    folder = f"{root}/{JOURNAL_FOLDER}"
-    regular.make_folders(root, JOURNAL_FOLDER)
-    name = new_id()
-    temporary = f"{folder}/.{name}.tmp"
-    try:
-        with open(temporary, "x", encoding="ascii") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        os.rename(temporary, f"{folder}/{name}{SEGMENT_SUFFIX}")
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
 
 
 class LocalJournal(Journal):

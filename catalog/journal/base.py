@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from catalog.format.names import CATALOG_FOLDER
 
 JOURNAL_FOLDER = f"{CATALOG_FOLDER}/journal"
+#: Where compaction moves the segments of a disk before it deletes them.
+RETIRED_FOLDER = f"{CATALOG_FOLDER}/retired"
 SEGMENT_SUFFIX = ".ndjson"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 from catalog.errors import CatalogUnusable, NewerFormat
 from catalog.format.columns import BATCH, Column
@@ -26,7 +26,7 @@ _LEVEL = 9  # of zstd: a tenth smaller than level 3, and parsing the lines takes
 
 
 @dataclass(frozen=True)
-class Whole:
+class CompactedSegment:
     """A segment whose lines are all in a compacted file.
 
     Attributes
@@ -47,16 +47,23 @@ class Whole:
     torn: int
 
 
+class Sink(Protocol):
+    """What a compacted file is written to."""
+
+    def write(self, data: bytes) -> int:
+        """Append bytes."""
+
+
 class Writer:
     """Writes a compacted file.
 
     Parameters
     ----------
-    file : file
-        Open for writing, in binary.
+    file : Sink
+        Takes its bytes.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Sink) -> None:
         import pyarrow.parquet as pq
 
         self._writer = pq.ParquetWriter(file, _schema(), compression="zstd", compression_level=_LEVEL)
@@ -65,19 +72,19 @@ class Writer:
         """Add rows, as parsed from lines, or as `tables` yields them."""
         self._writer.write_table(table.cast(_schema()))
 
-    def close(self, segments: list[Whole]) -> None:
+    def close(self, segments: list[CompactedSegment]) -> None:
         """Say which segments the file holds, and end it."""
         content = {"format": FORMAT, "segments": [asdict(segment) for segment in segments]}
         self._writer.add_key_value_metadata({_KEY: json.dumps(content).encode()})
         self._writer.close()
 
 
-def segments(file: IO[bytes]) -> list[Whole]:
+def segments(file: IO[bytes]) -> list[CompactedSegment]:
     """Return which segments a compacted file holds.
 
     Returns
     -------
-    list of Whole
+    list of CompactedSegment
         As its metadata names them.
 
     Raises
@@ -97,7 +104,7 @@ def segments(file: IO[bytes]) -> list[Whole]:
         raise _damaged(file, error) from error
     if version > FORMAT:
         raise NewerFormat(f"{file.name} has format {version}, this version reads up to {FORMAT}: install a newer one")
-    return [Whole(**segment) for segment in content["segments"]]
+    return [CompactedSegment(**segment) for segment in content["segments"]]
 
 
 def _damaged(file: IO[bytes], error: Exception) -> CatalogUnusable:

@@ -17,9 +17,10 @@ from catalog.errors import InvalidQuestion
 from catalog.format.names import candidates, from_text, side_path
 from catalog.format.record import Record, SideFile
 from catalog.format.side_files import DamagedList, declared
-from catalog.store.folder import Folder, Unreadable
+from catalog.store.base import Store, Unreadable
+from catalog.store.blobs import blob_at
+from catalog.store.reading import content_of
 from catalog.store.regular import open_file
-from catalog.store.upkeep import CannotBeRead
 from catalog.store.verified import fault_of
 
 if TYPE_CHECKING:
@@ -39,14 +40,14 @@ _SUFFIX = ".parquet"
 
 
 @contextmanager
-def fetched(named: Named, folder: Folder, verifies: bool = True) -> Iterator[Tables]:
+def fetched(named: Named, store: Store, verifies: bool = True) -> Iterator[Tables]:
     """Have the files of results that a query names.
 
     Parameters
     ----------
     named : mapping
         The workflow and task of each table, from `named_in`.
-    folder : Folder
+    store : Store
         The storage. The files of a remote one are fetched for the time of the block.
     verifies : bool
         Whether files are held against their digests.
@@ -62,7 +63,7 @@ def fetched(named: Named, folder: Folder, verifies: bool = True) -> Iterator[Tab
         If a result is no table, is damaged, or is none of this storage.
     """
     with ExitStack() as stack:
-        yield {table: _Result(folder, *names, verifies).fetched(stack) for table, names in named.items()}
+        yield {table: _Result(store, *names, verifies).fetched(stack) for table, names in named.items()}
 
 
 def named_in(query: str) -> tuple[str, Named]:
@@ -114,8 +115,8 @@ def _table_name(workflow: str, task: str) -> str:
 class _Result:
     """A result that holds one table; its names are as the catalog shows them."""
 
-    def __init__(self, storage: Folder, workflow: str, task: str, verifies: bool) -> None:
-        self._storage = storage
+    def __init__(self, store: Store, workflow: str, task: str, verifies: bool) -> None:
+        self._store = store
         self._verifies = verifies
         self._names = from_text(workflow), from_text(task)
         self._table = _table_name(workflow, task)
@@ -127,7 +128,7 @@ class _Result:
             side = side_path(folder, record.blob_id)
             try:
                 parts = self._parts(record, side)
-                paths = stack.enter_context(self._storage.fetched(side, [part.name for part in parts]))
+                paths = stack.enter_context(self._store.local_files([f"{side}/{part.name}" for part in parts]))
                 self._check(parts, paths)
                 return paths
             except Unreadable:
@@ -155,7 +156,7 @@ class _Result:
         for folder in candidates(workflow) if workflow and task else ():
             for file in candidates(task):
                 try:
-                    found = self._storage.look_at(folder, file)
+                    found = blob_at(self._store, folder, file)
                 except Unreadable as error:
                     raise InvalidQuestion(f"{self._table} cannot be read: {error.__cause__ or error}") from error
                 if found is not None:
@@ -164,8 +165,8 @@ class _Result:
 
     def _parts(self, record: Record, side: str) -> Sequence[SideFile]:
         try:
-            files = declared(record, lambda name: self._storage.upkeep().content(f"{side}/{name}"))
-        except (DamagedList, CannotBeRead) as error:
+            files = declared(record, lambda name: content_of(self._store, f"{side}/{name}"))
+        except (DamagedList, Unreadable) as error:
             raise self._damaged(str(error)) from error
         parts = sorted(file for file in files if file.name.endswith(_SUFFIX))
         if not parts:

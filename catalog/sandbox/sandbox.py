@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from catalog.index.index import Index
-    from catalog.store.folder import Folder
+    from catalog.store.base import Store
 
 _TEXT = re.compile(r"[^\0\ud800-\udfff]*").fullmatch  # at a NUL, some versions stop reading
 
 
 def answer(
-    index: Index, folder: Folder, query: str, parameters: Parameters, limits: Limits, *, verifies: bool
+    index: Index, store: Store, query: str, parameters: Parameters, limits: Limits, *, verifies: bool
 ) -> pa.Table:
     """Return the answer to anybody's SQL.
 
@@ -46,7 +46,7 @@ def answer(
     ----------
     index : Index
         What the query sees.
-    folder : Folder
+    store : Store
         The storage, for results that are read as tables.
     query : str
         One or more reading statements; the answer is the last one's.
@@ -73,7 +73,7 @@ def answer(
     client.start()
     with explained(limits):
         text, named = _named(query, limits)
-        with fetched(named, folder, verifies) as tables:
+        with fetched(named, store, verifies) as tables:
             return index.shared(lambda path: run(path, text, parameters, limits, tables))
 
 

@@ -12,7 +12,7 @@ from catalog.format.names import CATALOG_FOLDER, decode, from_text
 from catalog.index.index import Index
 from catalog.index.schema import TOTAL_SIZE
 from catalog.show import html
-from catalog.store.folder import Folder
+from catalog.store.base import Store
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,14 +30,14 @@ _WORKFLOWS = f"""
 _LAST = f"SELECT workflow, task, type, size, saved_at FROM tasks ORDER BY saved_at DESC, blob_id LIMIT {_LAST_SAVES}"
 
 
-def overview(title: str, folder: Folder, index: Index) -> str | None:
+def overview(title: str, store: Store, index: Index) -> str | None:
     """Return a storage as HTML.
 
     Parameters
     ----------
     title : str
         What is shown.
-    folder : Folder
+    store : Store
         The storage.
     index : Index
         Its index, which is asked if it is there already. Otherwise files are counted: to look at a storage makes
@@ -48,9 +48,9 @@ def overview(title: str, folder: Folder, index: Index) -> str | None:
     str or None
         None where that cannot be, so that a notebook shows the plain `repr`.
     """
-    root = folder.root
+    root = store.root
     try:
-        if folder.is_remote:
+        if not store.is_local:
             return _known(title, root, index)
         if not os.path.exists(root):
             return html.page(title, root, "nothing saved yet")

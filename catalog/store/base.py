@@ -197,8 +197,15 @@ class Store(ABC):
         """Return bytes of a file; `Changed` if it is not the one with that tag, where the place `tells_changes`."""
 
     @abstractmethod
-    def open(self, key: str) -> OpenFile:
+    def open(self, key: str, is_read_whole: bool = False) -> OpenFile:
         """Open a file for reading.
+
+        Parameters
+        ----------
+        key : str
+            Which.
+        is_read_whole : bool
+            Whether all of it is going to be read, and not just its end.
 
         Returns
         -------
@@ -235,7 +242,7 @@ class Store(ABC):
 
     @abstractmethod
     def has_folder(self, folder: str) -> bool:
-        """Tell whether there is the folder of a workflow."""
+        """Tell whether there is the folder of a workflow, or of the catalog; of no name, whether there is any."""
 
     @abstractmethod
     def local_files(self, keys: Sequence[str]) -> AbstractContextManager[list[str]]:
@@ -286,6 +293,9 @@ class Store(ABC):
     def require_writable(self, folder: str) -> None:  # noqa: B027 - what only a try can tell is no error
         """Raise `CatalogUnusable` if it is known that nothing can be written into a folder."""
 
+    def note_refusal(self) -> None:  # noqa: B027 - what this user may write on a disk, the disk tells
+        """Take note that a write of the catalog was refused: `is_writable` is False from now on."""
+
     @abstractmethod
     def writer(self, key: str) -> Writer:
         """Return a new file, to be opened, written and then published."""
@@ -334,6 +344,9 @@ class Store(ABC):
     def move_all(self, key: str, to: str) -> None:
         """Move a file, or a folder with all that is below it; nothing if it is gone."""
 
+    def require_movable(self, key: str) -> None:  # noqa: B027 - as above
+        """Raise the `OSError` that a move would raise, as far as that is known before."""
+
     @abstractmethod
     def remove_folder(self, folder: str) -> None:
         """Delete the folder of a workflow if nothing is left in it: another process may be saving there."""
@@ -341,6 +354,10 @@ class Store(ABC):
     @abstractmethod
     def sync(self, folder: str) -> None:
         """Return when the names of what was published in `folder` are on the medium."""
+
+    @abstractmethod
+    def unchanged_for(self, key: str) -> float:
+        """Return for how many seconds nothing changed in a file, or in a folder and below; 0 where nothing tells."""
 
     @abstractmethod
     def now(self) -> float:

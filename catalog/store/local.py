@@ -69,7 +69,7 @@ class LocalStore(Store):
                 raise Changed
             return file.read(begin, end - begin)
 
-    def open(self, key: str) -> LocalFile:
+    def open(self, key: str, is_read_whole: bool = False) -> LocalFile:
         """Open a regular file."""
         handle = self._opened(key)
         try:
@@ -110,7 +110,7 @@ class LocalStore(Store):
         folder, _, head = prefix.rpartition("/")
         top = f"{self.root}/{folder}" if folder else self.root
         if not self._is_reached(prefix):
-            return Listing([], [], clock.now_ns(self.root) / 1e9)
+            return Listing([], [], 0.0)
         entries: list[Entry] = []
         folders: list[str] = []
         waiting = [(top, folder)]
@@ -127,11 +127,11 @@ class LocalStore(Store):
                         waiting.append((found.path, key))
                     elif found.is_dir(follow_symlinks=not below):
                         folders.append(key)
-        return Listing(sorted(entries, key=lambda each: each.key), sorted(folders), clock.now_ns(self.root) / 1e9)
+        return Listing(sorted(entries, key=lambda each: each.key), sorted(folders), 0.0)
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the regular files in a folder."""
-        found = regular.entries(f"{self.root}/{folder}")
+        found = regular.entries(f"{self.root}/{folder}") if self._is_reached(f"{folder}/") else ()
         with suppress(PermissionError):  # such as lost+found
             return [each.name for each in found if each.name[0] != "." and each.is_file(follow_symlinks=False)]
         return []
@@ -147,8 +147,8 @@ class LocalStore(Store):
         return found
 
     def has_folder(self, folder: str) -> bool:
-        """Tell whether there is a folder, or a link to one."""
-        return os.path.isdir(f"{self.root}/{folder}")
+        """Tell whether there is a folder, or a link to one that may be."""
+        return self._is_reached(f"{folder}/") and os.path.isdir(f"{self.root}/{folder}")
 
     @contextmanager
     def local_files(self, keys: Sequence[str]) -> Iterator[list[str]]:
@@ -200,6 +200,8 @@ class LocalStore(Store):
     def writer(self, key: str) -> LocalWriter:
         """Return a new file, whose folder is made if this process does not know it yet."""
         folder = key.rpartition("/")[0]
+        if folder.partition("/")[0] == CATALOG_FOLDER:  # which a question writes to, and does not claim
+            return LocalWriter(self.root, key, lambda: regular.make_folders(self.root, folder))
         if folder not in self._prepared:
             self.prepare(folder)
         return LocalWriter(self.root, key, lambda: self.prepare(folder))
@@ -275,7 +277,7 @@ class LocalStore(Store):
         if os.path.lexists(f"{self.root}/{key}"):
             self._rename(key, to)
 
-    def check_movable(self, key: str) -> None:
+    def require_movable(self, key: str) -> None:
         """Raise the `OSError` that a move would raise, as far as that is known before."""
         path = f"{self.root}/{key}"
         folder = os.path.dirname(path)
@@ -304,6 +306,14 @@ class LocalStore(Store):
         if folder not in self._synced:
             sync_folder(self.root)
             self._synced.add(folder)
+
+    def unchanged_for(self, key: str) -> float:
+        """Return for how long nothing changed."""
+        top = f"{self.root}/{key}"
+        newest = _changed(top)
+        for folder, folders, files in regular.walk(top):
+            newest = max(newest, *(_changed(os.path.join(folder, name)) for name in (*folders, *files)), newest)
+        return (clock.now_ns(self.root) - newest) / 1e9
 
     def now(self) -> float:
         """Return the time by the clock of the file system."""
@@ -386,6 +396,15 @@ def _entry(key: str, status: os.stat_result) -> Entry:
 
 def _tag(status: os.stat_result) -> str:
     return f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
+
+
+def _changed(path: str) -> int:
+    # Not only when it was written: what is copied in, before its blob is, keeps the times of the original.
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return 0
+    return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _make_folder(path: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -110,9 +111,9 @@ class ObjectStore(Store):
 
     # Reading
 
-    def open(self, key: str) -> ObjectFile:
+    def open(self, key: str, is_read_whole: bool = False) -> ObjectFile:
         """Open an object: its end is read."""
-        file = ObjectFile(self, key)
+        file = ObjectFile(self, key, _SMALL if is_read_whole else _FOOTER)
         if "\\" in key:
             self._require_own(key, file)
         return file
@@ -185,7 +186,9 @@ class ObjectStore(Store):
         return [(name, 0) for name in self.ls("", deep=False).folders if name[0] != "."]
 
     def has_folder(self, folder: str) -> bool:
-        """Tell whether there is an object in a folder."""
+        """Tell whether there is an object in a folder; of no name, whether there is a folder with one."""
+        if not folder:
+            return bool(self.ls("", deep=False).folders)
         return bool(self.ls(f"{folder}/").entries)
 
     @contextmanager
@@ -229,13 +232,14 @@ class ObjectStore(Store):
         """Tell whether no write of the catalog was refused yet."""
         return not self._is_refused
 
-    def refused(self) -> None:
+    def note_refusal(self) -> None:
         """Take note that a write of the catalog was refused: it is not tried again."""
         self._is_refused = True
 
     def writer(self, key: str) -> ObjectWriter:
         """Return a new object."""
-        self.prepare("")
+        if not key.startswith(CATALOG_FOLDER):  # which a question writes to, and does not claim
+            self.prepare("")
         return ObjectWriter(self, key)
 
     def move(self, key: str, to: str, tag: str) -> None:
@@ -253,6 +257,12 @@ class ObjectStore(Store):
         for _ in threads.each(lambda move: self.move(*move), moves, "spans"):
             pass
 
+    def unchanged_for(self, key: str) -> float:
+        """Return for how long nothing changed; by the server's clock, if it tells the time."""
+        listing = self.ls(f"{key}/")
+        changed = [entry.modified for entry in listing.entries] or [self.tail(key, 1).modified]
+        return (listing.now or time.time()) - max(changed) if min(changed) > 0 else 0.0
+
     def remove_folder(self, folder: str) -> None:
         """Do nothing: a folder is there as long as there is something in it."""
 
@@ -269,14 +279,16 @@ class ObjectFile:
         Where it is.
     key : str
         Which.
+    end : int
+        Bytes of its end that are read first.
     """
 
     piece = 4 << 20
 
-    def __init__(self, store: ObjectStore, key: str) -> None:
+    def __init__(self, store: ObjectStore, key: str, end: int) -> None:
         self._store = store
         self._key = key
-        self._end = store.tail(key, _FOOTER)
+        self._end = store.tail(key, end)
         self.size = self._end.size
         self.modified_ns = int(self._end.modified * 1e9)
         self.tag = self._end.tag

@@ -18,8 +18,7 @@ from itertools import product
 from catalog.errors import InvalidQuestion
 from catalog.format.names import candidates, decode, encode, from_text, side_path, to_text
 from catalog.index.index import Index
-from catalog.store.folder import Folder
-from catalog.store.upkeep import Stamp, Upkeep
+from catalog.store.base import Store
 from catalog.verify import side_files as sides
 from catalog.verify.examine import Examined, examine
 from catalog.verify.repair import Repair
@@ -36,16 +35,15 @@ class Check:
 
     Parameters
     ----------
-    folder : Folder
+    store : Store
         The storage.
     index : Index
         Its index.
     """
 
-    def __init__(self, folder: Folder, index: Index) -> None:
+    def __init__(self, store: Store, index: Index) -> None:
         self._index = index
-        self._folder = folder
-        self._upkeep = folder.upkeep()
+        self._store = store
         self._counts = {"workflows": 0, "results": 0, "side_files": 0, "size": 0, "unhashed": 0, "torn": 0}
 
     def run(self, pattern: str) -> tuple[dict[str, int], list[Suspicion]]:
@@ -74,7 +72,7 @@ class Check:
             rows = connection.execute("SELECT DISTINCT workflow FROM history WHERE workflow IS NOT NULL").fetchall()
         places = {name: list(candidates(from_text(name))) for (name,) in rows}
         known = {folder for folders in places.values() for folder in folders}
-        there = {folder for folder, _ in self._folder.workflows()}
+        there = {folder for folder, _ in self._store.folders()}
         for folder in there - known:
             name = decode(folder)
             places.setdefault(to_text(folder if name is None else name), []).append(folder)
@@ -93,18 +91,18 @@ class Check:
 
     def _pass(self, workflow: str, folders: list[str], only: set[str] | None = None) -> Iterator[Suspicion]:
         """Yield all that looks wrong in a workflow, or just at some places."""
-        side_folders = sides.entries(self._upkeep, folders)  # first: who saves meanwhile is seen to declare his own
+        side_folders = sides.entries(self._store, folders)  # first: who saves meanwhile is seen to declare his own
         rows, lost = self._ask(workflow)
-        files = {(folder, file) for folder in folders for file in self._folder.files(folder)}
+        files = {(folder, file) for folder in folders for file in self._store.names(folder)}
         owners = {row.blob_id for row in rows.values()} | set(lost.values())
-        look = _Look(self._upkeep, workflow, files, side_folders, owners, set())
+        look = _Look(self._store, workflow, files, side_folders, owners, set())
         at = {task: _place(folders, task, files) for task in (*rows, *lost)}
         judges: list[tuple[Place, Judge]] = [(at[task], partial(look.listed, task, row)) for task, row in rows.items()]
         judges += [(at[task], partial(look.lost, task, Row(blob_id, None, None))) for task, blob_id in lost.items()]
         judges += [(place, look.unclaimed) for place in files - set(at.values())]
         if only is not None:
             judges = [(place, judge) for place, judge in judges if _path(*place) in only]
-        looks = self._upkeep.map(lambda place: examine(self._upkeep, *place), [place for place, _ in judges])
+        looks = self._store.map(lambda place: examine(self._store, *place), [place for place, _ in judges])
         for (place, judge), seen in zip(judges, looks, strict=True):
             if only is None:
                 self._count(seen)
@@ -118,7 +116,7 @@ class Check:
         if seen is not None and seen.kind != "stranger":
             self._counts["results"] += 1
             self._counts["size"] += seen.size
-            self._counts["side_files"] += seen.found.record.side_count if seen.found else 0
+            self._counts["side_files"] += seen.blob.record.side_count if seen.blob else 0
 
     def _ask(self, workflow: str) -> tuple[dict[str, Row], dict[str, str]]:
         """Return what the catalog lists of a workflow, and ids of what should be there by its history."""
@@ -132,7 +130,7 @@ class Check:
 class _Look:
     """One look at the files of a workflow."""
 
-    upkeep: Upkeep
+    store: Store
     workflow: str
     files: set[Place]
     side_folders: set[Place]
@@ -168,9 +166,9 @@ class _Look:
         self._note(at, seen)
         kind, reason = seen.kind, seen.reason
         task = None if kind == "stranger" else to_text(_name(at[1]))
-        if seen.found is not None:
-            self.owners.add(seen.found.record.blob_id)
-            task = seen.found.record.task
+        if seen.blob is not None:
+            self.owners.add(seen.blob.record.blob_id)
+            task = seen.blob.record.task
             hidden = encode(from_text(task)) != at[1] and (at[0], encode(from_text(task))) in self.files
             kind = "strangers" if hidden else "unlisted"
             reason = "another file of this name hides it" if hidden else "the catalog does not list it"
@@ -195,17 +193,17 @@ class _Look:
     ) -> Suspicion:
         path = _path(*at)
         finding = Finding(from_text(self.workflow), task and from_text(task), path, reason)
-        return Suspicion(_PLURALS.get(kind, kind), finding, path, row, seen.stamp if seen else None)
+        return Suspicion(_PLURALS.get(kind, kind), finding, path, row, seen.tag if seen else None)
 
     def _side_faults(self, task: str | None, at: Place, seen: Examined, row: Row | None) -> list[Suspicion]:
-        if seen.found is None:
+        if seen.blob is None:
             return []
-        found, size, unhashed = sides.examine(self.upkeep, at[0], seen.found.record, self.side_folders)
+        found, size, unhashed = sides.examine(self.store, at[0], seen.blob.record, self.side_folders)
         self.size += size
         self.unhashed += unhashed
         owner = "" if task is None else f"; it belongs to task {from_text(task)!r}"
-        stamp = seen.stamp  # with a damaged side file the whole result is
-        return [self._side(kind, task, path, reason + owner, _path(*at), row, stamp) for kind, path, reason in found]
+        tag = seen.tag  # with a damaged side file the whole result is
+        return [self._side(kind, task, path, reason + owner, _path(*at), row, tag) for kind, path, reason in found]
 
     def _side(
         self,
@@ -215,25 +213,25 @@ class _Look:
         reason: str,
         at: str,
         row: Row | None = None,
-        stamp: Stamp | None = None,
+        tag: str | None = None,
     ) -> Suspicion:
-        in_use = kind == "orphans" and not sides.is_quiet(self.upkeep, path)
+        in_use = kind == "orphans" and not sides.is_quiet(self.store, path)
         if in_use:
             reason += "; it changed within the last hour, so that a running save may own it"
         finding = Finding(from_text(self.workflow), task and from_text(task), path, reason, in_use)
-        return Suspicion(kind, finding, at, row, stamp)
+        return Suspicion(kind, finding, at, row, tag)
 
 
 def _judge(row: Row, seen: Examined) -> tuple[str, str]:
     """Return the kind of what is wrong with a listed file, and why; empty if nothing is."""
     if seen.kind == "stranger":
         return "damaged", f"{seen.reason}: it was cut short or overwritten"
-    if seen.found is None:
+    if seen.blob is None:
         return seen.kind, seen.reason
-    record = seen.found.record
+    record = seen.blob.record
     if row.blob_id != record.blob_id:
         return "unlisted", f"the catalog lists the blob {row.blob_id}, there is {record.blob_id}"
-    for what, listed, said in (("size", row.size, seen.found.size), ("checksum", row.checksum, record.checksum)):
+    for what, listed, said in (("size", row.size, seen.blob.size), ("checksum", row.checksum, record.checksum)):
         if listed not in (None, said):
             return "differing", f"its {what} is {said}, the catalog says {listed}"
     return "", ""
@@ -278,12 +276,12 @@ _LOST = """
 """
 
 
-def verify(folder: Folder, index: Index, pattern: str, repair: bool) -> Verification:
+def verify(store: Store, index: Index, pattern: str, repair: bool) -> Verification:
     """Hold blobs, side files and catalog against one another, and mend what can be mended if that is wanted.
 
     Parameters
     ----------
-    folder : Folder
+    store : Store
         The storage.
     index : Index
         Its index.
@@ -297,10 +295,10 @@ def verify(folder: Folder, index: Index, pattern: str, repair: bool) -> Verifica
     Verification
         What was found, and what was done.
     """
-    check = Check(folder, index)
+    check = Check(store, index)
     counts, suspicions = check.run(pattern)
     if repair and suspicions:
-        return report(counts, Repair(folder.upkeep(), index, check.again).mend(suspicions), True)
+        return report(counts, Repair(store, index, check.again).mend(suspicions), True)
     return report(counts, ((_REPORTED.get(each.kind, each.kind), each.finding) for each in suspicions), repair)
 
 

@@ -10,8 +10,9 @@ import xxhash
 
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
 from catalog.format.footer import Footer, footer_from
-from catalog.store.folder import Found, Unreadable, found_in
-from catalog.store.upkeep import CannotBeRead, Stamp, Upkeep, Whole
+from catalog.store.base import OpenFile, Store, Unreadable
+from catalog.store.blobs import StoredBlob, blob_in
+from catalog.store.reading import opened as opened_in
 
 _SHA1_SIZE = 20
 
@@ -24,30 +25,30 @@ class Examined:
     ----------
     kind : str
         "result" (intact), "damaged", "unchecked", or "stranger": no result at all.
-    stamp : tuple
+    tag : str
         What tells it from another file; empty if it could not be read.
     size : int
         Bytes.
     reason : str
         What is wrong.
-    found : Found or None
+    blob : StoredBlob or None
         What it says of itself; only of a result.
     """
 
     kind: str
-    stamp: Stamp
+    tag: str
     size: int = 0
     reason: str = ""
-    found: Found | None = None
+    blob: StoredBlob | None = None
 
 
-def examine(upkeep: Upkeep, folder: str, file: str) -> Examined | None:
+def examine(store: Store, folder: str, file: str) -> Examined | None:
     """Read a file to its end, a piece at a time.
 
     Parameters
     ----------
-    upkeep : Upkeep
-        The storage's.
+    store : Store
+        The storage.
     folder, file : str
         Which file.
 
@@ -57,15 +58,15 @@ def examine(upkeep: Upkeep, folder: str, file: str) -> Examined | None:
         None if there is no such file.
     """
     try:
-        with upkeep.open(f"{folder}/{file}") as opened:
+        with opened_in(store, f"{folder}/{file}") as opened:
             return _examine(opened, folder, file)
     except FileNotFoundError:
         return None
-    except CannotBeRead as error:
-        return Examined("unchecked", (), reason=str(error))
+    except Unreadable as error:
+        return Examined("unchecked", "", reason=str(error))
 
 
-def _examine(opened: Whole, folder: str, file: str) -> Examined:
+def _examine(opened: OpenFile, folder: str, file: str) -> Examined:
     try:
         footer = footer_from(opened.tail, opened.size)
         fault = _fault_of_body(opened, footer)
@@ -80,25 +81,25 @@ def _examine(opened: Whole, folder: str, file: str) -> Examined:
         return _examined("unchecked", opened, str(error))
 
 
-def _judged(opened: Whole, folder: str, file: str, fault: str) -> Examined:
+def _judged(opened: OpenFile, folder: str, file: str, fault: str) -> Examined:
     if fault:
         return _examined("damaged", opened, fault)
-    return Examined("result", opened.stamp, opened.size, found=found_in(opened, folder, file))
+    return Examined("result", opened.tag, opened.size, blob=blob_in(opened, folder, file))
 
 
-def _examined(kind: str, opened: Whole, reason: str) -> Examined:
-    return Examined(kind, opened.stamp, opened.size, reason)
+def _examined(kind: str, opened: OpenFile, reason: str) -> Examined:
+    return Examined(kind, opened.tag, opened.size, reason)
 
 
-def _fault_of_body(opened: Whole, footer: Footer) -> str:
+def _fault_of_body(opened: OpenFile, footer: Footer) -> str:
     checksum = xxhash.xxh3_128()
     _feed(checksum, opened, footer.body_size)
     return "" if checksum.digest() == footer.body_checksum else "the checksum of the body is wrong"
 
 
-def _examine_older(opened: Whole, folder: str, file: str) -> Examined:
+def _examine_older(opened: OpenFile, folder: str, file: str) -> Examined:
     try:
-        found_in(opened, folder, file)
+        blob_in(opened, folder, file)
     except Unreadable:
         return _examined("stranger", opened, "it is neither a blob nor a file of the older format")
     checksum = hashlib.sha1(usedforsecurity=False)
@@ -113,7 +114,7 @@ class _Hash(Protocol):
         """Take in more bytes."""
 
 
-def _feed(checksum: _Hash, opened: Whole, size: int) -> None:
+def _feed(checksum: _Hash, opened: OpenFile, size: int) -> None:
     position = 0
     while position < size and (data := opened.read(position, min(opened.piece, size - position))):
         checksum.update(data)

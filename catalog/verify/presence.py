@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from itertools import islice
 
-from catalog.store.folder import Folder, Unreadable
+from catalog.format.names import CATALOG_FOLDER
+from catalog.store.base import Store, Unreadable
+from catalog.store.blobs import blob_at
 from catalog.verify.examine import examine
 
 _LOOKS = 100  # folders, and files in each, that are looked at before a folder is called no storage
 _REMOTE_LOOKS = 5  # the same where each costs a request
 
 
-def is_storage(folder: Folder) -> bool:
+def is_storage(store: Store) -> bool:
     """Tell whether there is a catalog, or results: of the older format, or of a storage that lost its ``.catalog``.
 
     Parameters
     ----------
-    folder : Folder
+    store : Store
         The place.
 
     Returns
@@ -24,18 +26,18 @@ def is_storage(folder: Folder) -> bool:
     bool
         False also where results lie only deep among much else. Nothing is made by looking.
     """
-    return folder.has_catalog() or _has_results(folder)
+    return store.has_folder(CATALOG_FOLDER) or _has_results(store)
 
 
-def _has_results(folder: Folder) -> bool:
-    most = _REMOTE_LOOKS if folder.is_remote else _LOOKS
-    workflows = (name for name, _ in islice(folder.workflows(), most))
-    return any(_is_result(folder, name, file) for name in workflows for file in islice(folder.files(name), most))
+def _has_results(store: Store) -> bool:
+    most = _LOOKS if store.is_local else _REMOTE_LOOKS
+    workflows = (name for name, _ in islice(store.folders(), most))
+    return any(_is_result(store, name, file) for name in workflows for file in islice(store.names(name), most))
 
 
-def _is_result(folder: Folder, name: str, file: str) -> bool:
+def _is_result(store: Store, name: str, file: str) -> bool:
     try:
-        found = folder.look_at(name, file)
+        found = blob_at(store, name, file)
     except Unreadable:
         return False
     if found is None:
@@ -43,5 +45,5 @@ def _is_result(folder: Folder, name: str, file: str) -> bool:
     if found.format:
         return True
     # The catalog takes whatever looks like an older result; in a foreign folder of pickles that happens by chance.
-    examined = examine(folder.upkeep(), name, file)
+    examined = examine(store, name, file)
     return examined is not None and examined.kind == "result"

@@ -11,15 +11,22 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from catalog.format.events import Kind
 from catalog.format.footer import event_line, fragment, name_fields, utc_text
 from catalog.format.ids import new_id
-from catalog.format.names import SIDE_FOLDER, side_path, to_text
+from catalog.format.names import CATALOG_FOLDER, SIDE_FOLDER, side_path, to_text
 from catalog.index.index import Index
-from catalog.store.upkeep import Changed, Upkeep
+from catalog.journal.base import Publication
+from catalog.journal.open import journal_of
+from catalog.store.base import Changed, Store
 from catalog.verify import side_files as sides
 from catalog.verify.report import Finding, Suspicion
+
+# Where what is damaged goes: not below .catalog where every question lists that.
+_QUARANTINE = f"{CATALOG_FOLDER}/quarantine"
+_REMOTE_QUARANTINE = ".quarantine"
 
 
 class Repair:
@@ -27,16 +34,16 @@ class Repair:
 
     Parameters
     ----------
-    upkeep : Upkeep
-        The storage's.
+    store : Store
+        The storage.
     index : Index
         Its index.
     again : callable
         Returns what is still suspicious of earlier suspicions.
     """
 
-    def __init__(self, upkeep: Upkeep, index: Index, again: Callable[[list[Suspicion]], list[Suspicion]]) -> None:
-        self._upkeep = upkeep
+    def __init__(self, store: Store, index: Index, again: Callable[[list[Suspicion]], list[Suspicion]]) -> None:
+        self._store = store
         self._index = index
         self._again = again
         self._deeds = {
@@ -79,9 +86,9 @@ class Repair:
         return "taken into the catalog"
 
     def _record_loss(self, suspicion: Suspicion) -> str:
-        if self._upkeep.stamp(suspicion.at) is not None:
+        if self._store.stat(suspicion.at) is not None:
             return "it is there again"
-        self._upkeep.tell(suspicion.at, _removal(suspicion, {"reason": "missing"}))
+        _append(self._store, suspicion.at, _removal(suspicion, {"reason": "missing"}))
         self._settle(suspicion.finding)
         return "its loss is recorded as a removal"
 
@@ -91,14 +98,15 @@ class Repair:
     # Quarantine
 
     def _quarantine(self, suspicion: Suspicion) -> str:
-        path, stamp = suspicion.at, suspicion.stamp
-        if stamp is None or self._upkeep.stamp(path) != stamp:
+        path, tag = suspicion.at, suspicion.tag
+        entry = self._store.stat(path)
+        if not tag or entry is None or entry.tag != tag:
             return "left: it changed since"
-        self._upkeep.check_movable(path)
+        self._store.require_movable(path)
         to = self._note(suspicion, path)
         line = _removal(suspicion, {"reason": "quarantined", "why": suspicion.finding.reason, "to": to})
         try:
-            self._upkeep.tell(path, line, lambda: self._upkeep.move(path, to, stamp))
+            _append(self._store, path, line, lambda: self._store.move(path, to, tag))
         except Changed:
             return "left: it was saved anew"
         self._settle(suspicion.finding)
@@ -108,7 +116,7 @@ class Repair:
 
     def _move_side_folder(self, folder: str, blob_id: str, target: str) -> None:
         if not self._is_listed(blob_id):  # a copy of the blob may need it
-            self._upkeep.move_all(side_path(folder, blob_id), f"{target}/{SIDE_FOLDER}/{blob_id}")
+            self._store.move_all(side_path(folder, blob_id), f"{target}/{SIDE_FOLDER}/{blob_id}")
 
     def _is_listed(self, blob_id: str) -> bool:
         with self._index.question() as (connection, _):
@@ -116,25 +124,35 @@ class Repair:
 
     def _quarantine_side(self, suspicion: Suspicion) -> str:
         path = suspicion.finding.path
-        self._upkeep.check_movable(path)
-        if suspicion.finding.perhaps_in_use or not sides.is_quiet(self._upkeep, path):
+        self._store.require_movable(path)
+        if suspicion.finding.perhaps_in_use or not sides.is_quiet(self._store, path):
             return "left: it may be in use"
         to = self._note(suspicion, path)
-        self._upkeep.move_all(path, to)
+        self._store.move_all(path, to)
         return f"moved to {to}"
 
     def _note(self, suspicion: Suspicion, path: str) -> str:
         """Leave a note in the quarantine, and return where the file with that path goes."""
         moment = utc_text(time.time())
         name = f"{moment[:19].replace('-', '').replace(':', '')}Z-{new_id()}"
-        folder = f"{self._upkeep.quarantine}/{name}"
+        folder = f"{_QUARANTINE if self._store.is_local else _REMOTE_QUARANTINE}/{name}"
         about = {"path": suspicion.finding.path, "workflow": suspicion.finding.workflow}
         about |= {"task": suspicion.finding.task or "", "reason": suspicion.finding.reason, "time": moment}
         if suspicion.row is not None:
             about |= {key: value for key, value in suspicion.row._asdict().items() if value is not None}
         text = json.dumps({key: _text(value) for key, value in about.items()}, indent=2)
-        self._upkeep.write(f"{folder}/about.json", text.encode("utf-8"))
+        self._store.put(f"{folder}/about.json", text.encode("utf-8"))
         return f"{folder}/{path}"
+
+
+def _append(store: Store, key: str, line: str, act: Callable[[], None] | None = None) -> None:
+    """Append an event to the journal, and do what it tells."""
+    journal_of(store).append(Publication(line, key, act and partial(_done, act)))
+
+
+def _done(act: Callable[[], None]) -> bool:
+    act()
+    return False
 
 
 def _text(value: object) -> object:

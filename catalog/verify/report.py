@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from catalog.store.upkeep import Stamp
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -145,7 +143,7 @@ class Suspicion:
         Where one has to look again.
     row : Row or None
         What the catalog says.
-    stamp : tuple or None
+    tag : str or None
         The file that was looked at.
     """
 
@@ -153,4 +151,4 @@ class Suspicion:
     finding: Finding
     at: str
     row: Row | None = None
-    stamp: Stamp | None = None
+    tag: str | None = None

@@ -12,18 +12,27 @@ from functools import partial
 from typing import NamedTuple
 
 from catalog.format.ids import is_id
-from catalog.format.names import side_path
+from catalog.format.names import SIDE_FOLDER, side_path
 from catalog.format.record import Record
 from catalog.format.side_files import DamagedList, Digest, declared, is_known
-from catalog.store.upkeep import CannotBeRead, Upkeep, pieces
+from catalog.store.base import Store, Unreadable
+from catalog.store.reading import content_of, opened, pieces
 
 #: Seconds for which nothing may have changed in a side folder that no running save can own any more.
 QUIET = 3600.0
 
 
-def entries(upkeep: Upkeep, folders: Iterable[str]) -> set[tuple[str, str]]:
+def entries(store: Store, folders: Iterable[str]) -> set[tuple[str, str]]:
     """Return workflow's folder and blob's id of every side folder."""
-    return {(folder, name) for folder in folders for name in upkeep.side_folders(folder) if is_id(name)}
+    return {(folder, name) for folder in folders for name in _names(store, folder) if is_id(name)}
+
+
+def _names(store: Store, folder: str) -> list[str]:
+    try:
+        found = store.ls(f"{folder}/{SIDE_FOLDER}/", deep=False)
+    except PermissionError:
+        return []
+    return [path.rpartition("/")[2] for path in (*found.folders, *(entry.key for entry in found.entries))]
 
 
 class Examination(NamedTuple):
@@ -44,13 +53,13 @@ class Examination(NamedTuple):
     unhashed: int = 0
 
 
-def examine(upkeep: Upkeep, folder: str, record: Record, folders: set[tuple[str, str]]) -> Examination:
+def examine(store: Store, folder: str, record: Record, folders: set[tuple[str, str]]) -> Examination:
     """Hold the side files of a result against what it declares.
 
     Parameters
     ----------
-    upkeep : Upkeep
-        The storage's.
+    store : Store
+        The storage.
     folder : str
         The workflow's folder.
     record : Record
@@ -67,21 +76,21 @@ def examine(upkeep: Upkeep, folder: str, record: Record, folders: set[tuple[str,
         return Examination([])
     side = partial(side_path, folder, record.blob_id)
     try:
-        files = declared(record, lambda name: upkeep.content(side(name)))
+        files = declared(record, lambda name: content_of(store, side(name)))
     except FileNotFoundError:
         return _of_list("lost", record, side, "the list of its side files is gone")
     except DamagedList as error:
         return _of_list("damaged", record, side, str(error))
-    except CannotBeRead as error:
+    except Unreadable as error:
         return _of_list("unchecked", record, side, str(error))
-    there = dict(upkeep.below(side()))
+    there = {entry.key[len(side()) + 1 :]: entry.size for entry in store.ls(f"{side()}/").entries}
     found = [
         ("lost", name, "it is gone" if name not in there else f"it has {there[name]} bytes, declared are {size}")
         for name, size, _ in files
         if there.get(name) != size
     ]
     whole = [file for file in files if there.get(file.name) == file.size]
-    judged = zip(whole, upkeep.map(lambda file: fault_of(upkeep, side(file.name), file.digest), whole), strict=True)
+    judged = zip(whole, store.map(lambda file: fault_of(store, side(file.name), file.digest), whole), strict=True)
     found += [(fault[0], file.name, fault[1]) for file, fault in judged if fault is not None]
     known = {file.name for file in files}
     found += [("orphans", name, "its result does not declare it") for name in there.keys() - known]
@@ -95,7 +104,7 @@ def _of_list(kind: str, record: Record, side: Callable[[str], str], reason: str)
     return Examination([(kind, side(record.side_list.name), reason)])
 
 
-def fault_of(upkeep: Upkeep, path: str, digest: str | None) -> tuple[str, str] | None:
+def fault_of(store: Store, path: str, digest: str | None) -> tuple[str, str] | None:
     """Return kind of finding and reason if a side file is not what was written; None if it is, or nobody can know."""
     if digest is None:
         return None
@@ -103,16 +112,16 @@ def fault_of(upkeep: Upkeep, path: str, digest: str | None) -> tuple[str, str] |
         return "unchecked", f"its digest is {digest.partition(':')[0]}, which this version does not know"
     found = Digest()
     try:
-        with upkeep.open(path) as opened:
-            for piece in pieces(opened):
+        with opened(store, path) as file:
+            for piece in pieces(file):
                 found.update(piece)
     except FileNotFoundError:
         return "lost", "it is gone"
-    except CannotBeRead as error:
+    except Unreadable as error:
         return "unchecked", str(error)
     return None if found.text() == digest else ("damaged", "the checksum of the side file is wrong")
 
 
-def is_quiet(upkeep: Upkeep, path: str) -> bool:
+def is_quiet(store: Store, path: str) -> bool:
     """Tell whether nothing changed for an hour in a file, or in a folder and what is in it."""
-    return upkeep.quiet_for(path) > QUIET
+    return store.unchanged_for(path) > QUIET

@@ -152,13 +152,14 @@ class Catalogued(ABC):
     def _collect(self, plan: duckdb.DuckDBPyRelation, why: Mapping[str, str]) -> duckdb.DuckDBPyRelation:
         """Remove what a plan lists, and nothing else, and return it with what became of it."""
         from catalog.retention.plan import marked
-        from catalog.store.places import folder_of
+        from catalog.store.blobs import blob_id_at
+        from catalog.store.open import open_store
 
-        folder = folder_of(self._store.root, self._store.options)
+        store = open_store(self._store.root, self._store.options)
 
         def remove(workflow_name: str, task_name: str, blob_id: str) -> bool:
             at = self._find(workflow_name, task_name)
-            if folder.id_at(*at) != blob_id:  # saved anew since it was planned
+            if blob_id_at(store, *at) != blob_id:  # saved anew since it was planned
                 return False
             self._remove(workflow_name, task_name, at, why, planned=blob_id, waits=False)
             return True

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from catalog import Catalog
-from catalog.store.location import Location
+from catalog.store.open import open_store
 from commands import run
 from functionfuse._cli_storage import _config_of
 from functionfuse.storage.filestorage import FileStorage
@@ -131,6 +131,7 @@ def test_texts_of_csv_are_no_formulas(tmp_path: Path, text: str, written: str) -
 
 def test_schemes_in_capitals() -> None:
     """The scheme of a URL is the same in capitals; what is behind it is not touched."""
-    assert Location.of("S3://Bucket/Prefix") == Location.of("s3a://Bucket/Prefix/") == Location.of("s3://Bucket/Prefix")
+    stores = [open_store(url) for url in ("S3://Bucket/Prefix", "s3a://Bucket/Prefix/", "s3://Bucket/Prefix")]
+    assert all(store is stores[0] for store in stores)
     assert _config_of("S3://bucket")["kind"] == "S3"
-    assert Location.of("MEMORY://x").url == "memory://x"
+    assert open_store("MEMORY://x").root == "memory://x"

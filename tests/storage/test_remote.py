@@ -28,11 +28,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractBufferedFile
 
 from catalog.journal import upload as journal
+from catalog.journal import view
 from catalog.store import fsspec as generic
 from catalog.store import object_writer
-from catalog.store.base import Changed
-from catalog.store.location import Location
-from catalog.store.remote_folder import RemoteFolder
+from catalog.store.base import Changed, Store
+from catalog.store.open import open_store
 from functionfuse.errors import StorageUnusable, UnpicklableResult
 from functionfuse.serializers.numpyarray import NumpySerializer
 from functionfuse.storage import _blob, storage_factory
@@ -292,10 +292,10 @@ def test_a_save_that_comes_true_during_a_compaction(
 ) -> None:
     """What another machine's save made true between the fold and the compaction is listed by every machine."""
     gate, other = late_save(remote, monkeypatch)
-    listing = RemoteFolder._list
+    listed = view._listed
     calls = itertools.count()
 
-    def list_late(folder: RemoteFolder) -> Any:
+    def list_late(store: Store) -> Any:
         if next(calls) == 1:
             gate.set()
             other.wait()
@@ -303,9 +303,9 @@ def test_a_save_that_comes_true_during_a_compaction(
                 patch.setattr(remote, "_journal", other)
                 remote.save("w", "third", 3)
                 remote.save("w", "fourth", 4)
-        return listing(folder)
+        return listed(store)
 
-    monkeypatch.setattr(RemoteFolder, "_list", list_late)
+    monkeypatch.setattr(view, "_listed", list_late)
     remote.catalog.compact()
     assert gate.is_set()
     expected = ["first", "fourth", "late", "third"]
@@ -381,7 +381,7 @@ def test_one_url_with_other_options() -> None:
     """What lies at one URL with other options, such as an account, is not taken for one storage."""
 
     def found(**options: Any) -> str:
-        return RemoteFolder(Location.of("memory://container", options)).real_root()
+        return open_store("memory://container", options).address
 
     assert found(account_name="mine", token="1", args={1: b"2"}) == found(account_name="mine", token="3", args={"4": 5})
     assert found(account_name="mine") != found(account_name="theirs")

@@ -137,7 +137,7 @@ def test_what_failed_keeps_nothing_back(
         with pytest.raises(StorageUnusable, match="full"):
             run(storage, "a", "b", "c")
     one = reader.export("one")
-    monkeypatch.setattr("catalog.journal.remote_compaction.GIVEN_UP", -10.0)
+    monkeypatch.setattr("catalog.journal.retiring.GIVEN_UP", -10.0)
     assert storage.catalog.compact().segments > 1
     two = reader.export("two")
     storage.save("w", "b", 1)

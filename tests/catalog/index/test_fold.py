@@ -17,7 +17,8 @@ import pytest
 
 from catalog.format import ids
 from catalog.format.ids import new_id
-from catalog.store.local_folder import LocalFolder
+from catalog.store import blobs
+from catalog.store.local import LocalStore
 from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage
 from workshop import (
@@ -500,13 +501,13 @@ def test_killed_writers_do_not_make_later_questions_dear(storage: FileStorage) -
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Count the footers that questions read."""
     found: list[str] = []
-    look_at = LocalFolder.look_at
+    look_at = blobs.blob_at
 
-    def counted(self: LocalFolder, folder: str, file: str) -> Any:
+    def counted(store: LocalStore, folder: str, file: str) -> Any:
         found.append(f"{folder}/{file}")
-        return look_at(self, folder, file)
+        return look_at(store, folder, file)
 
-    monkeypatch.setattr(LocalFolder, "look_at", counted)
+    monkeypatch.setattr(blobs, "blob_at", counted)
     return found
 
 

@@ -17,7 +17,8 @@ import pytest
 
 from catalog.index import reconcile as settle
 from catalog.index.history import History
-from catalog.store.local_folder import LocalFolder
+from catalog.store import blobs
+from catalog.store.local import LocalStore
 from functionfuse.storage.filestorage import FileStorage
 from workshop import (
     blob_id,
@@ -115,8 +116,8 @@ def test_a_folder_that_takes_long_is_not_looked_through_each_time(
 ) -> None:
     """However long it takes to look through a folder in which results are being saved, it is left alone afterwards."""
     looks: list[str] = []
-    files = LocalFolder.files
-    monkeypatch.setattr(LocalFolder, "files", lambda folder, name: looks.append(name) or files(folder, name))
+    names = LocalStore.names
+    monkeypatch.setattr(LocalStore, "names", lambda store, folder: looks.append(folder) or names(store, folder))
     monkeypatch.setattr(settle, "_RARELY", 1e9)
     crowded.catalog.rebuild()
     for number in range(3):
@@ -343,7 +344,7 @@ def test_names_that_look_cut_and_are_no_utf_8(three: FileStorage) -> None:
 
 def test_a_workflow_that_goes_while_they_are_listed(three: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A workflow that is removed while the folders are listed is gone, and no result of another one is looked at."""
-    scandir, look_at = os.scandir, LocalFolder.look_at
+    scandir, look_at = os.scandir, blobs.blob_at
     looked_at: list[str] = []
 
     @contextmanager
@@ -354,11 +355,11 @@ def test_a_workflow_that_goes_while_they_are_listed(three: FileStorage, monkeypa
             shutil.rmtree(path_of(three, "v"))
         yield found
 
-    def counted(self: LocalFolder, folder: str, file: str) -> Any:
+    def counted(store: LocalStore, folder: str, file: str) -> Any:
         looked_at.append(f"{folder}/{file}")
-        return look_at(self, folder, file)
+        return look_at(store, folder, file)
 
-    monkeypatch.setattr(LocalFolder, "look_at", counted)
+    monkeypatch.setattr(blobs, "blob_at", counted)
     monkeypatch.setattr(os, "scandir", removing)
     names = three.list_tasks("w")
     monkeypatch.undo()

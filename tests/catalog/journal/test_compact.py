@@ -161,7 +161,7 @@ def test_a_line_that_comes_late(storage: FileStorage, monkeypatch: pytest.Monkey
             with open(target, "a") as file:  # a writer that had the file open, and will write it again
                 file.write(json.dumps(event) + "\n")
 
-    monkeypatch.setattr(compact.os, "rename", moving)
+    monkeypatch.setattr(os, "rename", moving)
     age(storage)
     storage.catalog.compact()
     assert retired(storage) == []
@@ -350,8 +350,8 @@ COMPACTS = """
 import os, sys
 os.environ["XDG_CACHE_HOME"] = sys.argv[2]  # an index of its own
 from catalog import Catalog
-from catalog.journal import compaction as compact
-compact._IDLE = -1.0  # whoever writes
+from catalog.journal import retiring
+retiring._IDLE = -1.0  # whoever writes
 catalog = Catalog.open(sys.argv[1], index="private")
 catalog.compact()
 print("ready", flush=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from catalog.errors import InvalidQuestion
+from catalog.store.objects import ObjectStore
 from functionfuse.storage import storage_factory
 from functionfuse.storage.base import Storage
 
@@ -80,7 +81,7 @@ def test_only_what_is_named_is_fetched(storage: Storage, proxy: Proxy) -> None:
 
 def test_a_large_table_comes_in_pieces(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the size of the pieces, the table is the same."""
-    monkeypatch.setattr("catalog.store.fetch._PIECE", 1000)
+    monkeypatch.setattr("catalog.store.objects._SPAN", 1000)
     assert rows(storage, "SELECT sum(id) FROM result('weather', 'arrow')") == [(499_500,)]
 
 
@@ -100,16 +101,14 @@ def test_what_is_no_table_or_gone(storage: Storage, temporary: Path) -> None:
 
 def test_an_overwrite_meanwhile(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that was saved anew between the look at the result and the fetching is read as it is then."""
-    from catalog.store import fetch
+    real = ObjectStore._download
 
-    real = fetch._fetch
-
-    def late(bucket: Any, key: str, path: str) -> None:
-        monkeypatch.setattr(fetch, "_fetch", real)
+    def late(store: ObjectStore, key: str, path: str) -> None:
+        monkeypatch.setattr(ObjectStore, "_download", real)
         storage.save("weather", "arrow", pa.table({"id": [7]}))
-        real(bucket, key, path)
+        real(store, key, path)
 
-    monkeypatch.setattr(fetch, "_fetch", late)
+    monkeypatch.setattr(ObjectStore, "_download", late)
     assert rows(storage, "SELECT sum(id) FROM result('weather', 'arrow')") == [(7,)]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from catalog.store.location import Location
+from catalog.store.open import open_store
 from catalog.verify.report import KINDS, Verification
 from functionfuse.errors import TaskNotFound
 from functionfuse.storage import storage_factory
@@ -199,7 +199,7 @@ def test_an_overwrite_in_the_last_moment(
     """What is saved anew just before the damaged object is copied, or before that is deleted, stays."""
     objects["w/number"] = b"damaged"
     other = storage_factory(storage_config(storage))
-    bucket = Location.of(storage._store.root, storage._store.options).bucket()
+    bucket = open_store(storage._store.root, storage._store.options)
     copy = bucket.copy
 
     def late(key: str, to: str, tag: str) -> None:
@@ -233,7 +233,7 @@ def save_elsewhere(storage: Storage) -> None:
 
 def test_a_large_object_is_moved_in_parts(storage: Storage, objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is too large for one request that copies comes into quarantine all the same."""
-    monkeypatch.setattr("catalog.store.bucket_s3._LARGEST_COPY", 100_000)
+    monkeypatch.setattr("catalog.store.s3._LARGEST_COPY", 100_000)
     data = objects["w/large"][:500_000]
     objects["w/large"] = data
     (finding,) = storage.verify(repair=True).damaged
