@@ -37,7 +37,7 @@ class LocalRun(Run):
     def _reading(self, plan: Plan) -> AbstractContextManager[None]:
         if self._storage is None:
             return super()._reading(plan)
-        return self._storage.ahead(self._name, [node.get_name() for node in self._nodes if node in plan.restore])
+        return self._storage.prefetch(self._name, [node.get_name() for node in self._nodes if node in plan.restore])
 
     def _advance(self, node: Node, plan: Plan) -> None:
         try:

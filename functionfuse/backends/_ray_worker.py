@@ -163,7 +163,7 @@ def compute(session: bytes, calls: list[Call], *values: Any) -> Any:
     if storage is None or len(calls) == 1:
         return _row(shared, calls, values)
     try:
-        with storage.together():
+        with storage.batch():
             answer = _row(shared, calls, values)
     except BaseException:
         with suppress(Exception):  # what went well before is kept

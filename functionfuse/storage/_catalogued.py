@@ -202,7 +202,7 @@ class Catalogued(ABC):
 
     @abstractmethod
     def flush(self) -> None:
-        """Return when all that was handed over is durable."""
+        """Return when all that was left to threads is durable."""
 
     @abstractmethod
     def _find(self, workflow_name: str, task_name: str) -> tuple[str, str]:

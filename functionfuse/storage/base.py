@@ -39,8 +39,8 @@ quote = record.quote
 
 #: What workflow backends call; tab completion is for those who keep and look for results.
 _FOR_BACKENDS = frozenset(
-    {"ahead", "flush", "footer", "footers", "is_remote", "keep", "kept", "mapped", "note", "require_writable"}
-    | {"restore", "routed", "stored", "tidy", "together"}
+    {"batch", "flush", "footer", "footers", "is_remote", "keep", "kept", "mapped", "note", "prefetch"}
+    | {"require_writable", "restore", "routed", "stored", "tidy"}
 )
 _USUAL = Options()
 _log = logging.getLogger("functionfuse.storage")
@@ -182,7 +182,7 @@ class Storage(Catalogued):
             add_note(error, f"while task {task_name!r} of workflow {workflow_name!r} was saved")
             raise
 
-    def together(self) -> AbstractContextManager[None]:
+    def batch(self) -> AbstractContextManager[None]:
         """Return a context in which what `keep` leaves to threads has its lines in one object of the journal."""
         return self._journal.batch()
 
@@ -193,7 +193,7 @@ class Storage(Catalogued):
 
     @at_the_edge
     def flush(self) -> None:
-        """Return when all that was handed over by `keep` is durable.
+        """Return when all that `keep` left to threads is durable.
 
         Raises
         ------
@@ -298,7 +298,7 @@ class Storage(Catalogued):
             return _reading.mapped(self._store, *at, blob_id, verify and self._options.verify)
         return None
 
-    def ahead(self, workflow_name: str, task_names: Iterable[str]) -> AbstractContextManager[None]:
+    def prefetch(self, workflow_name: str, task_names: Iterable[str]) -> AbstractContextManager[None]:
         """Return a context in which results that will be restored, in about that order, may be fetched before."""
         folder = encoded("workflow", workflow_name)
         return self._store.prefetch(f"{folder}/{encoded('task', name)}" for name in task_names)
@@ -443,6 +443,7 @@ class Storage(Catalogued):
 
     # Events
 
+    @at_the_edge
     def note(
         self,
         event: str,
@@ -537,7 +538,7 @@ def _log_lost(error: BaseException) -> None:
 
 
 def _named(error: BaseException, workflow_name: str, task_name: str) -> BaseException:
-    """Return an error of a save that was handed over, with the names of its task."""
+    """Return an error of a save that was left to threads, with the names of its task."""
     if isinstance(error, EDGE):
         told = named(error, workflow_name, task_name)
         told.__cause__ = error

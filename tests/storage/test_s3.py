@@ -333,7 +333,7 @@ def test_a_folder_that_was_copied_up(s3server: Any, proxy: Any, tmp_path: Path) 
 @pytest.mark.parametrize("by", ["pattern", "gc"])
 def test_many_removals_share_segments(storage: Storage, by: str) -> None:
     """Removing many takes a segment or two, not one for each, and every removal is an event of its own."""
-    with storage.together():
+    with storage.batch():
         for number in range(40):
             storage.keep("w", f"n{number}", number, waits=False)
     storage.save("w", "other", 0)
@@ -350,7 +350,7 @@ def test_many_removals_share_segments(storage: Storage, by: str) -> None:
 
 def test_who_waits_ends_the_gathering(storage: Storage) -> None:
     """Within a block that gathers lines, a save that waits and a question come through, and find what was gathered."""
-    with storage.together():
+    with storage.batch():
         storage.keep("w", "a", 1, waits=False)
         storage.save("w", "b", 2)
         assert storage.list_tasks("w") == ["a", "b"]
@@ -363,7 +363,7 @@ def test_who_waits_ends_the_gathering(storage: Storage) -> None:
 def test_more_than_is_gathered(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is handed over within such a block is bounded all the same: too much is written before the block ends."""
     monkeypatch.setattr(journal, "MOST_SAVES", 5)
-    with storage.together():
+    with storage.batch():
         for number in range(23):
             storage.keep("w", f"{number:02}", number, waits=False)
     storage.flush()
