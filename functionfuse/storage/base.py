@@ -301,7 +301,7 @@ class Storage(Catalogued):
     def prefetch(self, workflow_name: str, task_names: Iterable[str]) -> AbstractContextManager[None]:
         """Return a context in which results that will be restored, in about that order, may be fetched before."""
         folder = encoded("workflow", workflow_name)
-        return self._store.prefetch(f"{folder}/{encoded('task', name)}" for name in task_names)
+        return self._store.prefetch([f"{folder}/{encoded('task', name)}" for name in task_names])
 
     def footer(self, workflow_name: str, task_name: str) -> record.Footer | None:
         """Return what a stored result's blob says of itself, without reading the result.

@@ -273,7 +273,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[FileStorage, list[S
 def test_the_sweep_meets_every_step(swept: tuple[FileStorage, list[Stop]]) -> None:
     """The sweep interrupts the journal, the rename, the planning of the save, and the end of the run."""
     met = {function for stop in swept[1] for function in stop.functions}
-    assert {"append", "publish", "create", "close_blob", "new_id", "describe", "_finish", "_call"} <= met
+    assert {"append", "publish", "writer", "close_blob", "new_id", "describe", "_finish", "_call"} <= met
     assert len(swept[1]) > 200
 
 
