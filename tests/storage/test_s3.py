@@ -19,7 +19,7 @@ from test_older_format import older
 from catalog import Catalog
 from catalog.errors import CatalogUnusable
 from catalog.journal import upload as journal
-from catalog.store import location, objects
+from catalog.store import objects
 from catalog.store import retry as patience
 from functionfuse import workflow
 from functionfuse.backends.builtin.localback import LocalWorkflow
@@ -508,7 +508,6 @@ def test_one_url_at_two_services(s3server: Any, motoserver: Any, monkeypatch: py
     """What lies at one URL of two services, which the environment tells apart, is not taken for one storage."""
     path = s3server.endpoint.prefix()
     bucket, _, prefix = path.strip("/").partition("/")
-    monkeypatch.setattr(location, "_buckets", {})
     monkeypatch.setattr(objects, "_stores", [])
     for name, server in (("here", s3server), ("there", motoserver)):
         with closing(server.endpoint.client()) as client:
@@ -516,7 +515,6 @@ def test_one_url_at_two_services(s3server: Any, motoserver: Any, monkeypatch: py
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint.endpoint_url)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.endpoint.key)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.endpoint.secret)
-        location._buckets.clear()
         objects._stores.clear()
         storage = storage_factory({"kind": "S3", "options": {"path": path}})
         assert storage.list_tasks("w") == [name]
