@@ -40,9 +40,9 @@ FILL = @$(BIN)/uv pip install -q --python $(1)/bin/python --no-deps --compile-by
 COMPILE := --quiet --python-platform linux --only-binary :all: --generate-hashes \
   --no-emit-index-url --no-emit-build-options --custom-compile-command 'make lock' $(LOCK_FLAGS)
 
-# What says nothing about the versions of the dependencies is not run on the oldest of them; nor what their oldest versions
-# of NumPy, pandas and PyArrow do differently themselves: odd values in property tests, infinities in a table's statistics.
-NOT_ON_OLDEST := --ignore=tests/project/test_docs.py --ignore=tests/project/test_structure.py \
+# What depends on the versions of the dependencies is run on the oldest of them, too; but not what their oldest versions of
+# NumPy, pandas and PyArrow do differently themselves: odd values in property tests, infinities in a table's statistics.
+ON_OLDEST := $(addprefix tests/,catalog cli fingerprint provenance serializers storage) \
   --ignore=tests/serializers/test_roundtrip.py --ignore=tests/serializers/test_statistics.py
 
 # A process a core, each taking whole files; in the order of tests/conftest.py where pytest-xdist can be told.
@@ -62,9 +62,9 @@ demo: $(READY) ## run the example workflow: model selection on a real data set
 test: $(READY) $(READY_OLDEST) graphviz ## run tests of every kind, with one seed of what is random for long
 	FUNCTIONFUSE_OLDEST_PYTHON=$(CURDIR)/.venv-oldest/bin/python $(BIN)/python -m pytest $(ORDERED) -m "not wheel and not soak"
 
-soak: $(READY) $(READY_OLDEST) ## run the other seeds, and the quick tests on the oldest DuckDB and its like
+soak: $(READY) $(READY_OLDEST) ## run what is longer still, and what depends on versions on the oldest DuckDB and its like
 	$(BIN)/python -m pytest $(ORDERED) -m soak
-	.venv-oldest/bin/python -m pytest $(PARALLEL) -m "not slow and not wheel and not soak" $(NOT_ON_OLDEST)
+	.venv-oldest/bin/python -m pytest $(PARALLEL) -m "not soak" $(ON_OLDEST)
 
 # A test that is skipped here is tested nowhere.
 test-torch: $(READY_TORCH) ## run the tests of PyTorch's tensors, in an environment of their own
@@ -90,7 +90,7 @@ docs: $(READY) ## build the documentation into docs/_build; a warning is an erro
 	@echo "docs/_build/index.html"
 
 wheel: $(READY) ## build the wheel, install it into a bare environment, run the quickstart there
-	$(BIN)/python -m pytest -m wheel
+	$(BIN)/python -m pytest tests/project/test_wheel.py
 
 coverage: $(READY) graphviz ## the tests with their line and branch coverage
 	$(BIN)/coverage erase

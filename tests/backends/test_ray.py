@@ -715,6 +715,7 @@ def test_a_constructor_fails_as_itself() -> None:
     assert caught.value.code == 9
 
 
+@pytest.mark.usefixtures("impatient")
 def test_resources_that_nobody_has_are_reported() -> None:
     """A node that no node of the cluster can run is an error in seconds, which says what is lacking."""
     graph = flow(give(1).set_name("greedy"))

@@ -258,6 +258,7 @@ def until(condition: Any, seconds: float = 240) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_run_says_what_is_missing(cluster: Two, tmp_path: Path) -> None:
     """When the only node that could run something is killed in the middle, the run says what no node has."""
     graph = flow(wait_for(tmp_path, "never").set_name("stuck"))
@@ -280,6 +281,7 @@ def test_a_run_says_what_is_missing(cluster: Two, tmp_path: Path) -> None:
     assert "_disk: 0.1" in str(errors[0])
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_lost_disk_is_an_error_and_comes_back(cluster: Two, tmp_path: Path) -> None:
     """While the disk's node is gone, saves and questions say so; when it is back, all that was saved is there."""
     storage = RayFileStorage(tmp_path / "store", REMOTE)

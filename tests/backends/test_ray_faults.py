@@ -171,7 +171,7 @@ def test_workers_are_killed(cluster: Three, tmp_path: Path, kind: str, seed: int
     assert_whole(storage, root)
 
 
-@pytest.mark.parametrize("kind", ["file", "ray"])
+@pytest.mark.parametrize("kind", seeds("ray", "file"))
 @pytest.mark.parametrize("seed", seeds(0, 1))
 def test_a_node_is_lost(cluster: Three, tmp_path: Path, kind: str, seed: int) -> None:
     """The node beside the disk's is lost at any moment: the run finishes on the others, and nothing is saved twice."""
@@ -186,6 +186,7 @@ def test_a_node_is_lost(cluster: Three, tmp_path: Path, kind: str, seed: int) ->
     assert_whole(storage, root)
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("seed", seeds(0, 1))
 def test_the_disks_node_is_lost(cluster: Three, tmp_path: Path, seed: int) -> None:
     """The run fails and says what is missing; what was stored then is there when the node is, and the run goes on."""
@@ -217,7 +218,7 @@ print(graph(Path(folder), storage_of(kind, Path(folder) / "store")).run(return_r
 """
 
 
-@pytest.mark.parametrize("kind", ["file", "ray"])
+@pytest.mark.parametrize("kind", seeds("ray", "file"))
 @pytest.mark.parametrize("seed", seeds(0, 1))
 def test_a_driver_is_killed(cluster: Three, tmp_path: Path, kind: str, seed: int) -> None:
     """Another driver is killed at any moment: what it had stored is whole and known, and this one's run goes on."""

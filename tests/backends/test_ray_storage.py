@@ -224,6 +224,7 @@ def test_one_desk_for_all_that_comes_back(storage: RayFileStorage) -> None:
     assert desk() is not None
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_disk_that_is_nowhere_is_an_error(root: Path) -> None:
     """Remote arguments that lead to no node are an error in seconds, for saves and for questions."""
     lost = RayFileStorage(root, {"resources": {"_other_disk": 1}})

@@ -269,6 +269,7 @@ def test_removal_asks(storage: FileStorage, root: Path) -> None:
     assert storage.list_tasks("descent") == ["rate=0", "rate=2"]
 
 
+@pytest.mark.slow
 def test_removal_without_an_answer(storage: FileStorage, root: Path) -> None:
     """A script that cannot be asked has to say --yes."""
     done = program("rm", root, "descent", "rate=1")  # its input is at its end
@@ -323,6 +324,7 @@ def test_an_empty_pattern_matches_nothing(root: Path) -> None:
     assert len(lines("ls", root, "descent")) == 3
 
 
+@pytest.mark.slow
 def test_what_is_saved_during_the_question_stays(storage: FileStorage, root: Path) -> None:
     """Only what was listed is removed, if it still is what was listed."""
     for number in range(3):
@@ -379,6 +381,7 @@ def config_text(suffix: str, path: str) -> str:
     return f"kind: file\noptions:\n  path: {path}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".toml", ".json", ".yaml", ".yml"])
 def test_configuration_files(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     """A storage may be a file with the dictionary of `storage_factory`, whose paths mean what they mean there."""
@@ -540,6 +543,7 @@ def test_usage(root: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 # As a program
 
 
+@pytest.mark.slow
 def test_program(root: Path) -> None:
     """``python -m functionfuse`` is the command."""
     listed = program("ls", root, "notes")
@@ -550,6 +554,7 @@ def test_program(root: Path) -> None:
     assert re.fullmatch(r"functionfuse, version \d+\.\d+\.\d+\n", program("--version").stdout)
 
 
+@pytest.mark.slow
 def test_a_pipe_closed_early_is_silent(tmp_path: Path) -> None:
     """When the reader has seen enough, the command ends without a word, as after SIGPIPE."""
     storage = FileStorage(tmp_path / "many")
@@ -593,6 +598,7 @@ except SystemExit:
 # At a terminal
 
 
+@pytest.mark.slow
 def test_table(root: Path) -> None:
     """A person sees a table with a header, sizes and times for people, bold letters, and the sum of `du`."""
     seen, code = at_terminal("ls", root)
@@ -604,6 +610,7 @@ def test_table(root: Path) -> None:
     assert re.search(r"4 results, \d\.\d kB", at_terminal("du", root)[0])
 
 
+@pytest.mark.slow
 def test_wide_rows_become_records(root: Path) -> None:
     """Rows that a terminal is too narrow for are printed a column a line, without what is not known."""
     seen, _ = at_terminal("ls", root, "descent", "rate=1", "--long", columns=60)
@@ -613,6 +620,7 @@ def test_wide_rows_become_records(root: Path) -> None:
     assert "run_id" not in plain
 
 
+@pytest.mark.slow
 def test_names_cannot_steer_a_terminal(tmp_path: Path) -> None:
     """A name with control characters or markup is shown, not obeyed."""
     for name in (*ODD_NAMES, "[bold]x[/bold]"):
@@ -624,6 +632,7 @@ def test_names_cannot_steer_a_terminal(tmp_path: Path) -> None:
     assert "[bold]x[/bold]" in seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [None, "--csv", "--json"])
 def test_nothing_that_a_terminal_obeys_reaches_it(tmp_path: Path, form: str | None) -> None:
     """Controls, also those of the writing direction, are shown as escapes in every form; in a pipe CSV keeps them."""
@@ -641,6 +650,7 @@ def test_nothing_that_a_terminal_obeys_reaches_it(tmp_path: Path, form: str | No
         assert sorted(row[0] for row in rows[1:]) == sorted(names)
 
 
+@pytest.mark.slow
 def test_own_sql_is_shown_as_it_is(root: Path) -> None:
     """The answer to one's own query stays exact at a terminal, too; a table has at most 1,000 rows, and says so."""
     times = "TIMESTAMPTZ '2026-01-02 03:04:05Z' AS t, TIMESTAMP '2026-01-02 03:04:05' AS without_zone"

@@ -85,6 +85,7 @@ def test_show_in_a_pipe(root: Path) -> None:
     assert run("show", root, "notes", "today", "--csv").stdout.splitlines()[0].startswith("workflow,task,")
 
 
+@pytest.mark.slow
 def test_show_at_a_terminal(root: Path) -> None:
     """A person sees names beside values, and the history as a table."""
     seen, code = at_terminal("show", root, "weather", "day")
@@ -177,6 +178,7 @@ def test_audit(storage: FileStorage, root: Path, tmp_path: Path) -> None:
 # verify
 
 
+@pytest.mark.slow
 def test_verify(storage: FileStorage, root: Path) -> None:
     """A sound storage ends in 0; whatever is wrong is told, each with its kind, and ends in 1, until it is mended."""
     assert rows("verify", root) == []

@@ -227,6 +227,7 @@ UNPICKLABLE: list[Any] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "message"), UNPICKLABLE)
 @pytest.mark.parametrize("size", [0, 3_000_000], ids=["small", "large"])
 def test_what_cannot_be_pickled(

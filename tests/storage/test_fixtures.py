@@ -91,6 +91,7 @@ def test_values(storage: FileStorage) -> None:
     assert storage.read_task("values", "settings").rate == 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("put_index", INDEXES)
 def test_catalog(storage: FileStorage, root: Path, put_index: Callable[[Path], None]) -> None:
     """The catalog lists just what lies there, knows the history and the runs, and goes on from there."""
@@ -110,6 +111,7 @@ def test_catalog(storage: FileStorage, root: Path, put_index: Callable[[Path], N
     assert listed(storage) == lying(root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("put_index", INDEXES)
 def test_columns(storage: FileStorage, root: Path, put_index: Callable[[Path], None]) -> None:
     """What was recorded with a result then is in the columns of today."""

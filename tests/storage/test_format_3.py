@@ -185,6 +185,7 @@ def test_fingerprints_name_their_scheme(storage: FileStorage) -> None:
     assert "scheme" not in storage.footer("w", "t").record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 4, 9])
 def test_side_files_are_declared(anywhere: Storage, few: int, count: int) -> None:
     """Names, sizes and digests are those of what lies there, in the footer up to a bound and beyond it beside it."""
@@ -201,6 +202,7 @@ def test_side_files_are_declared(anywhere: Storage, few: int, count: int) -> Non
     assert f"{count} without a digest" in str(report) or not remote
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 3])
 def test_serializers_of_this_package_know_all_digests(
     anywhere: Storage, monkeypatch: pytest.MonkeyPatch, count: int
@@ -258,6 +260,7 @@ def test_what_is_opened_again_is_read_again(storage: FileStorage) -> None:
     check_declared(storage, "t")
 
 
+@pytest.mark.slow
 def test_more_than_a_thousand(storage: FileStorage, root: Path) -> None:
     """With 1,001 side files the footer and its line stay small, and all that is asked of the result is as with few."""
     for count in (1_000, 1_001):
@@ -305,6 +308,7 @@ def damage(data: bytes) -> bytes:
     return bytes([data[0] ^ 1]) + data[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 5])
 def test_a_damaged_side_file_is_found(storage: FileStorage, few: int, count: int) -> None:
     """One changed byte is told with the task, and a repair moves the result and all that belongs to it."""
@@ -337,6 +341,7 @@ def test_files_that_changed_places_are_found(storage: FileStorage, few: int) -> 
     assert [finding.path for finding in storage.verify().damaged] == sorted([first, second])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["damaged", "lost", "cut"])
 def test_the_list_is_protected(anywhere: Storage, few: int, change: str) -> None:
     """A list that is damaged, gone or cut is found as such, and nothing else is."""
@@ -442,6 +447,7 @@ def test_the_kinds_are_the_pages() -> None:
     assert named == {kind.value for kind in Kind}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["restore", "expire", "code", "something-else"])
 def test_kinds_that_are_not_acted_on(storage: FileStorage, root: Path, kind: str) -> None:
     """An event that only a later version acts on is kept as an event, changes no answer, and survives compaction."""
@@ -528,6 +534,7 @@ def state(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
 
+@pytest.mark.slow
 def test_the_version_before_refuses_what_this_one_saved_to(storage: FileStorage, root: Path) -> None:
     """After one save by this version the one before neither saves nor asks nor repairs, and says what to do."""
     by_old(root, 'storage.save("w", "old", [Note("kept"), 1]); storage.list_tasks("w")')
@@ -545,6 +552,7 @@ def test_the_version_before_refuses_what_this_one_saved_to(storage: FileStorage,
     assert storage.verify().ok
 
 
+@pytest.mark.slow
 def test_looking_does_not_lock_out_the_version_before(storage: FileStorage, root: Path) -> None:
     """Reading, asking and verifying leave a storage of layout 1 as it was: the version before goes on with it."""
     by_old(root, 'storage.save("w", "old", [Note("kept"), 1]); storage.list_tasks("w")')

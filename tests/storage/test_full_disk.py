@@ -59,6 +59,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path: Path) -> None:
     """Results are removed from a full disk in every way; the index goes elsewhere, and the log says why."""
     try:

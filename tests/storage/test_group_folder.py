@@ -53,6 +53,7 @@ def test_folders_in_a_groups_folder_are_the_groups(tmp_path: Path) -> None:
         assert found[f"results/.catalog/{name}"] & stat.S_IWGRP
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strict_umask")
 @pytest.mark.parametrize("mode", [0o755, 0o775, 0o2755], ids=oct)
 def test_folders_elsewhere_have_what_the_umask_says(tmp_path: Path, mode: int) -> None:

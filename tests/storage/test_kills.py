@@ -56,6 +56,7 @@ def ledger_of(root: Path) -> Ledger:
     return Ledger(**json.loads(root.with_suffix(".ledger").read_text()))
 
 
+@pytest.mark.slow
 def test_writers_killed_at_random(root: Path) -> None:
     """In 40 rounds four writers are killed at random moments, and every 10 rounds the catalog is right."""
     ledger = rounds_of_death(root, seed=0, rounds=40, at_a_time=10)
@@ -66,6 +67,7 @@ def test_writers_killed_at_random(root: Path) -> None:
     assert listed(opened(root)) == rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", seeds(1, 2))
 def test_writers_killed_and_a_catalog_deleted(root: Path, seed: int) -> None:
     """In 130 rounds no reported save is lost or torn; a catalog that was deleted meanwhile knows them all again."""
@@ -77,8 +79,9 @@ def test_writers_killed_and_a_catalog_deleted(root: Path, seed: int) -> None:
     assert listed(storage) == lying(root)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", seeds(100, 101, 102))
+@pytest.mark.parametrize("seed", [100, 101, 102])
 def test_writers_killed_at_random_for_long(root: Path, seed: int) -> None:
     """The same for 300 rounds on one storage, with a question every 5 rounds."""
     rounds_of_death(root, seed, rounds=300, at_a_time=5)
@@ -113,18 +116,21 @@ def check_catalog(folder: Path, scenario: str, at_least: int) -> None:
     assert json.loads((folder / "found.json").read_text())[scenario]["tries"] >= at_least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_death_at_every_step(deaths: Path, scenario: str) -> None:
-    """Killed before, within or after any call that changes a file, a writer leaves old results or new ones."""
-    check_catalog(deaths, scenario, at_least=8)
+    """Killed before or within any call that changes a file, or after all, a writer leaves old results or new ones."""
+    check_catalog(deaths, scenario, at_least=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_interrupts_at_random(interrupts: Path, scenario: str) -> None:
     """After Ctrl-C at any moment there are old results or new ones, and the same process works on."""
     check_catalog(interrupts, scenario, at_least=15)
 
 
+@pytest.mark.slow
 def test_death_while_a_storage_is_made(tmp_path: Path) -> None:
     """Killed at any step of the first save of all, a writer leaves a place where the next save just works."""
     for moment in itertools.count():
@@ -148,6 +154,7 @@ def test_death_while_a_storage_is_made(tmp_path: Path) -> None:
     assert moment > 20
 
 
+@pytest.mark.slow
 def test_death_of_a_question(root: Path) -> None:
     """Somebody who is killed while asking, at random moments, leaves a catalog that answers right."""
     storage = opened(root)

@@ -128,6 +128,7 @@ def test_it_is_read(storage: FileStorage) -> None:
         storage.read_task("study", "fit_3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", range(2, 6))
 def test_every_protocol_of_pickle(storage: FileStorage, root: Path, protocol: int) -> None:
     """Whatever protocol of pickle wrote a file, it is read and listed."""
@@ -348,6 +349,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD, ids=lambda name: ascii(name)[1:-1][:12])
 def test_odd_names(tmp_path: Path, name: str) -> None:
     """A workflow and a task of a name that is encoded today are found under the name as it was kept, and all works."""

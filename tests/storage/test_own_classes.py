@@ -188,6 +188,7 @@ SAVE = MODE + 'FileStorage("store").save("w", "t", [Mode.FAST, Model()])\n'
 READ = '\nmode, model = FileStorage("store").read_task("w", "t")\nprint(mode is Mode.FAST, type(model) is Model)\n'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -203,6 +204,7 @@ def test_edits_that_change_nothing(tmp_path: Path, old: str, new: str) -> None:
     assert run(tmp_path, SAVE.partition('FileStorage("store").save')[0].replace(old, new) + READ) == "True True\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -173,6 +173,7 @@ def check_whole(root: Path, own: set[str]) -> None:
     assert declared <= there
 
 
+@pytest.mark.slow
 def test_processes_at_once(root: Path, tmp_path: Path) -> None:
     """Four processes that save, overwrite, read, list and remove in one storage lose nothing and tear nothing."""
 
@@ -188,6 +189,7 @@ def test_processes_at_once(root: Path, tmp_path: Path) -> None:
     check_whole(root, own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False], ids=["one storage object", "one each"])
 def test_threads_at_once(root: Path, shared: bool) -> None:
     """Threads do the same, with one storage object for all or with one each."""
@@ -198,6 +200,7 @@ def test_threads_at_once(root: Path, shared: bool) -> None:
     check_whole(root, {name for own in owns for name in own})
 
 
+@pytest.mark.slow
 def test_threads_in_processes_at_once(root: Path) -> None:
     """Forked children that each save from several threads get along too."""
     storage = opened(root)
@@ -280,6 +283,7 @@ def test_folders_that_vanish_while_they_are_made(root: Path, monkeypatch: pytest
     assert all(storage.read_task(f"w{number}", "t") == [Note("x"), "0 2"] for number in range(5))
 
 
+@pytest.mark.slow
 def test_a_new_storage_has_one_identity(tmp_path: Path) -> None:
     """Processes that all save first into a storage that is not there yet lose nothing, and agree on what it is."""
     for number in range(10):
@@ -298,6 +302,7 @@ def test_a_new_storage_has_one_identity(tmp_path: Path) -> None:
             assert listed(FileStorage(root)) == lying(root)
 
 
+@pytest.mark.slow
 def test_readers_of_what_is_overwritten(root: Path) -> None:
     """While one process overwrites a task that has a side file, others always read a whole result, never an error."""
     opened(root).save("w", "hot", [Note("9 2"), "9 2"])
@@ -319,6 +324,7 @@ def test_readers_of_what_is_overwritten(root: Path) -> None:
     assert listed(opened(root)) == lying(root)
 
 
+@pytest.mark.slow
 def test_two_processes_overwrite_one_task(root: Path) -> None:
     """Whoever is the last to overwrite a task, the catalog has the blob that lies there, with its own id and size."""
 
@@ -336,6 +342,7 @@ def test_two_processes_overwrite_one_task(root: Path) -> None:
         assert len(lying(root)) == 5
 
 
+@pytest.mark.slow
 def test_a_question_sees_every_save_that_finished(root: Path) -> None:
     """As soon as another process reports a save or a removal as done, the next question here knows of it."""
     storage = FileStorage(root)
@@ -364,6 +371,7 @@ def test_a_question_sees_every_save_that_finished(root: Path) -> None:
         os.close(end)
 
 
+@pytest.mark.slow
 def test_questions_at_once(root: Path) -> None:
     """Processes and threads that ask questions while others save all get true answers, and none is turned away."""
     FileStorage(root).save("w", "t0", 0)
@@ -390,6 +398,7 @@ def test_questions_at_once(root: Path) -> None:
     assert len(lying(root)) == 300
 
 
+@pytest.mark.slow
 def test_an_index_is_deleted_while_others_ask(root: Path) -> None:
     """Deleting the index at any moment never makes an answer wrong."""
     storage = FileStorage(root)

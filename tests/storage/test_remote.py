@@ -137,6 +137,7 @@ class TestMemory(Remote):
         with suppress(FileNotFoundError):  # nothing was saved
             fsspec.filesystem("memory").rm(f"/{name}", recursive=True)
 
+    @pytest.mark.slow
     def test_a_storage_pickles(self, open_storage: Callable[[], Storage]) -> None:
         """It pickles, and is the same place in this process, but another one in every other."""
         storage = open_storage()
@@ -397,6 +398,7 @@ def test_a_foreign_name_in_the_journal(remote: Storage) -> None:
     assert remote.list_tasks("w") == ["first", "second"]
 
 
+@pytest.mark.slow
 def test_a_question_waits_for_no_later_save(remote: Storage) -> None:
     """While another thread saves one result after another, a question is answered."""
     is_over = threading.Event()

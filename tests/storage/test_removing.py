@@ -41,6 +41,7 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_no_result_stays(storage: Storage, tmp_path: Path, way: str) -> None:
     """Notes and figures beside results stay, byte for byte, and events tell of results alone."""

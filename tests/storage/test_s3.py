@@ -208,6 +208,7 @@ def test_a_question_waits_for_what_was_handed_over(storage: Storage) -> None:
 # Processes
 
 
+@pytest.mark.slow
 def test_forked_children(storage: Storage, tmp_path: Path) -> None:
     """Children that are forked from a process that used the storage save, read and ask by themselves."""
     storage.save("w", "parent", 0)
@@ -246,6 +247,7 @@ def test_threads_that_overwrite_one_task(storage: Storage) -> None:
         assert str(blob_id) == footer.blob_id
 
 
+@pytest.mark.slow
 def test_compaction_keeps_everything(storage: Storage) -> None:
     """The journal becomes one object; a new reader, and one that knew it before, have the same history."""
     for number in range(30):
@@ -305,6 +307,7 @@ def test_raw_backslashes_of_earlier_versions(server: str, request: pytest.Fixtur
     assert storage.list_tasks("w") == []
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_copied_up(s3server: Any, proxy: Any, tmp_path: Path) -> None:
     """The index of a folder and its lock, which were copied with it, are neither listed as results nor read."""
     folder = storage_factory({"kind": "file", "options": {"path": str(tmp_path / "results")}})
@@ -330,6 +333,7 @@ def test_a_folder_that_was_copied_up(s3server: Any, proxy: Any, tmp_path: Path) 
     assert not [each for each in requests if "catalog.duckdb" in each.key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["pattern", "gc"])
 def test_many_removals_share_segments(storage: Storage, by: str) -> None:
     """Removing many takes a segment or two, not one for each, and every removal is an event of its own."""
@@ -370,6 +374,7 @@ def test_more_than_is_gathered(storage: Storage, monkeypatch: pytest.MonkeyPatch
     assert len(storage.list_tasks("w")) == 23
 
 
+@pytest.mark.slow
 def test_a_writer_that_never_asks_is_compacted() -> None:
     """A run of a thousand nodes leaves a short journal, though nobody asked anything."""
 

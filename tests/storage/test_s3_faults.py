@@ -136,13 +136,13 @@ def test_a_large_result_through_harm(
 
 
 def stall(request: Request, chance: random.Random) -> Fault:
-    """Stall for 10 s before or after the server does it."""
-    return chance.choice([Stall(10.0), StallAnswer(10.0)])
+    """Stall for a second before or after the server does it."""
+    return chance.choice([Stall(1.0), StallAnswer(1.0)])
 
 
 @pytest.mark.parametrize("seed", [0])
 def test_stalls(machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, proxy: Proxy, seed: int) -> None:
-    """Requests that hang for 10 s are waited for or repeated; nothing is lost or doubled."""
+    """Requests that hang are waited for; nothing is lost or doubled."""
     here, there = machines
     here.ask("open", endpoint.at(proxy.url).config(path))
     ledger = Ledger()
@@ -210,18 +210,19 @@ DEEDS: dict[str, tuple[Any, ...]] = {
 }
 
 
+@pytest.mark.parametrize("answered", seeds(True, False))
 def test_death_at_every_change(
-    machines: tuple[Machine, Machine], endpoint: Endpoint, proxy: Proxy, path: str, tmp_path: Path
+    machines: tuple[Machine, Machine], endpoint: Endpoint, proxy: Proxy, path: str, tmp_path: Path, answered: bool
 ) -> None:
-    """Killed before or after any change that it makes to the bucket, a writer leaves old results or new ones.
+    """Killed after, or before, any change that it makes to the bucket, a writer leaves old results or new ones.
 
     What it published is found by both machines within a minute.
     """
     here, _ = machines
     deaths = 0
     for deed, (what, _, task, *number) in DEEDS.items():
-        for nth, answered in itertools.product(range(20), (False, True)):
-            workflow = f"{deed} {nth} {answered}"
+        for nth in range(20):
+            workflow = f"{deed} {nth}"
             here.ask("save", workflow, "old", 9)
             with Machine(tmp_path / workflow.replace(" ", "-"), APART) as victim:
                 victim.ask("open", endpoint.at(proxy.url).config(path))
@@ -237,7 +238,7 @@ def test_death_at_every_change(
             after = number[0] if number else ABSENT
             before = 9 if task == "old" else ABSENT
             assert here.ask("read", workflow, task) in (before, after)
-    assert deaths >= 16
+    assert deaths >= 8
     check_agreement(endpoint, path, machines, FOUND)
 
 
@@ -344,18 +345,19 @@ def test_two_compactors_at_once(
     assert len(segments) < 30, "nothing was compacted"
 
 
+@pytest.mark.parametrize("answered", seeds(True, False))
 def test_a_compaction_killed_at_every_change(
-    machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, proxy: Proxy, tmp_path: Path
+    machines: tuple[Machine, Machine], endpoint: Endpoint, path: str, proxy: Proxy, tmp_path: Path, answered: bool
 ) -> None:
-    """Killed before or after any change that it makes, a compaction loses no event and doubles none."""
+    """Killed after, or before, any change that it makes, a compaction loses no event and doubles none."""
     here, there = machines
     config = written(endpoint.at(proxy.url).config(path), tmp_path / "storage.json")
     deaths = 0
-    for nth, answered in itertools.product(range(30), (False, True)):
+    for nth in range(30):
         for number in range(2):
             here.ask("save", "w", f"{number}", number + nth)
         history = here.ask("history")
-        compactor = compacting(config, tmp_path / f"{nth}-{answered}")
+        compactor = compacting(config, tmp_path / str(nth))
         with proxy.harming(dying(compactor, nth, answered)):
             _, trouble = compactor.communicate()
         for machine in machines:
@@ -366,7 +368,7 @@ def test_a_compaction_killed_at_every_change(
             break
         assert compactor.returncode == -signal.SIGKILL, trouble
         deaths += 1
-    assert deaths >= 8
+    assert deaths >= 4
     there.ask("compact")
     assert there.ask("history") == history
     check_agreement(endpoint, path, machines)

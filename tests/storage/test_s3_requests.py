@@ -59,6 +59,7 @@ ACTIONS: dict[str, Callable[[Storage], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ACTIONS)
 def test_the_table_of_requests(s3server: Any, proxy: Any, action: str) -> None:
     """Each action takes just the requests that the table has for it."""

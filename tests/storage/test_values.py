@@ -138,6 +138,7 @@ def restored(found: Any) -> Any:
     return found
 
 
+@pytest.mark.slow
 @given(result=plain)
 @settings(max_examples=300)
 def test_any_json_like_result_comes_back(result: Any) -> None:

@@ -387,6 +387,7 @@ def calls_of(function: Any, *given: Any) -> int:
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dict", "list", "nest", "dicts", "frame", "dtype", "counter"])
 def test_the_work_is_bounded(kind: str) -> None:
     """A result of a hundred times as many members or columns costs no more calls."""

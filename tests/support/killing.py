@@ -168,12 +168,13 @@ STEPS = ("open", "write", "close", "replace", "rename", "link", "unlink", "mkdir
 
 
 class Death:
-    """Kills this process before, within or after the n-th call that changes a file.
+    """Kills this process before the n-th call that changes a file, or within it.
 
     Parameters
     ----------
     moment : int
-        Counted from 0; each call has two moments, each write a third one, when half of it is written.
+        Counted from 0; before each call is a moment, and each write has a second one, when half of it is written. After
+        a call is before the next one: the files are the same.
     """
 
     def __init__(self, moment: int) -> None:
@@ -192,9 +193,7 @@ class Death:
                 if self._left == 0:
                     call(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
                 self._pass()
-            answer = call(*arguments, **options)
-            self._pass()
-            return answer
+            return call(*arguments, **options)
 
         return deadly
 

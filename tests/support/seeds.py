@@ -7,6 +7,6 @@ from collections.abc import Iterable
 import pytest
 
 
-def seeds(first: int, *others: int) -> Iterable[object]:
-    """Return the seed that `make test` runs, and those that `make soak` adds."""
+def seeds(first: object, *others: object) -> Iterable[object]:
+    """Return the seed, or the case, that `make test` runs, and those that `make soak` adds."""
     return [first, *(pytest.param(other, marks=pytest.mark.soak) for other in others)]

@@ -139,6 +139,7 @@ def test_names_through_a_storage(tasks: set[str], workflows: set[str]) -> None:
         assert [path.name for path in root.iterdir()] == [".catalog"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD_NAMES, ids=lambda name: ascii(name)[1:-1][:20])
 def test_an_odd_name(tmp_path: Path, name: str) -> None:
     """An odd name of a task and of its workflow goes through saving, listing, reading, the catalog and removing."""

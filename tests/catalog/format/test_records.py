@@ -322,6 +322,7 @@ def check_all_answers(storage: Storage, good: str = "good") -> None:
     assert catalog._repr_html_()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", seeds(1, *range(2, 12)))
 def test_footers_at_random(seed: int, place: Place) -> None:
     """Of many files with a right seal and an odd footer the invalid ones are damaged, and all else is as it was.
@@ -432,6 +433,7 @@ def test_names_that_look_like_other_json_are_names(place: Place) -> None:
     assert set(names) < set(place.storage.list_tasks("w"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", seeds(1, *range(2, 12)))
 def test_lines_at_random(seed: int, place: Place) -> None:
     """Hundreds of odd lines stop no question, no compaction and no rebuilding, and every listed task can be shown."""

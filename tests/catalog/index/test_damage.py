@@ -52,6 +52,7 @@ def made(storage: FileStorage) -> str:
         return str(connection.execute("SELECT index_id FROM meta").fetchall()[0][0])
 
 
+@pytest.mark.slow
 def test_a_notebook_without_widgets(storage: FileStorage, tmp_path: Path) -> None:
     """In a kernel without ipywidgets every question is answered, nothing is drawn, and the index stays."""
     storage.save("w", "a", 1)
@@ -111,6 +112,7 @@ except BaseException as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_no_damage_deletes_nothing(storage: FileStorage, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever keeps a process from using an intact index, the index stays, and the next process uses it."""

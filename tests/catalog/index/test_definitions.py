@@ -69,6 +69,7 @@ def opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CRAFTED)
 def test_an_index_that_is_not_ours_is_built_anew(storage: FileStorage, tmp_path: Path, what: str) -> None:
     """Whatever somebody defines in an index, the next question answers as if it were not there, and it is gone."""
@@ -128,6 +129,7 @@ def test_a_log_of_writes_without_an_index_is_not_replayed(storage: FileStorage) 
     assert found == [(0,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "statement",
     [
@@ -165,6 +167,7 @@ def test_an_instance_that_has_an_index_has_nothing_else(storage: FileStorage, tm
     assert storage.list_tasks("w") == ["ok"]
 
 
+@pytest.mark.slow
 def test_several_storages_have_instances_of_their_own(tmp_path: Path) -> None:
     """More storages than instances are kept can be asked in turns."""
     storages = [FileStorage(tmp_path / f"it's {number}") for number in range(engine._KEPT + 2)]

@@ -86,6 +86,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_a_question_sees_each_save_of_a_writer_that_goes_on(storage: FileStorage) -> None:
     """As soon as a save has returned in one process, a question in another one finds it: fifteen times in a row."""
     with running_python(LONG_WRITER, root_of(storage)) as writer:
@@ -214,6 +215,7 @@ def test_a_torn_last_line_without_its_end(storage: FileStorage) -> None:
     assert history(storage.catalog) == [("save", "a"), ("save", "b")]
 
 
+@pytest.mark.slow
 def test_a_segment_cut_at_every_byte(storage: FileStorage) -> None:
     """Wherever a crash cuts a segment, the index built from it has each whole line's event and every blob's task."""
     for name in ("a", "b"):
@@ -288,6 +290,7 @@ def test_copied_and_overlapping_segments_change_nothing(storage: FileStorage, as
     assert storage.catalog.refresh() == storage.catalog.refresh()
 
 
+@pytest.mark.slow
 def test_events_in_any_order_of_segments(storage: FileStorage) -> None:
     """However the lines are dealt out over segments, and in whatever order those are read, the index is the same."""
     grown(storage)
@@ -383,6 +386,7 @@ def test_a_record_without_its_rename_is_no_result(storage: FileStorage) -> None:
     assert history(storage.catalog) == [("save", "a"), ("save", "b")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked_before", [True, False], ids=["asked before", "never asked"])
 def test_an_overwrite_without_its_rename_leaves_the_old_result(storage: FileStorage, asked_before: bool) -> None:
     """A killed overwrite leaves the old result listed, with all its columns, at every later question."""
@@ -548,6 +552,7 @@ def overwritten_by_two(storage: FileStorage) -> tuple[dict[str, Any], dict[str, 
     return found[0], found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_the_blob_decides_between_writers(storage: FileStorage, seed: int) -> None:
     """Whatever ids rivals have, in whatever order and segments their lines come, the one in the blob is listed."""

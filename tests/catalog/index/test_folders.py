@@ -88,6 +88,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> FileStorage:
     return storage
 
 
+@pytest.mark.slow
 def test_files_deleted_by_hand_from_a_large_folder(crowded: FileStorage) -> None:
     """Of thousands of files, one that was deleted is gone at the next question, and one copied in is there."""
     path_of(crowded, "w", "0007").unlink()
@@ -456,6 +457,7 @@ def test_a_workflow_more_takes_no_statement_more(tmp_path: Path, statements: lis
     assert counts[0] == counts[1] > 0
 
 
+@pytest.mark.slow
 def test_what_came_and_went_in_many_folders(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """However folders are taken together, each is held against its own names."""
     expected = set()

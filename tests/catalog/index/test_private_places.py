@@ -46,6 +46,7 @@ def locks_fail(monkeypatch: pytest.MonkeyPatch) -> Any:
     return fail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 @pytest.mark.parametrize("cached", [True, False], ids=["in the cache directory", "in a temporary folder"])
 def test_a_file_system_without_locks(
@@ -66,6 +67,7 @@ def test_a_file_system_without_locks(
     assert len(list(home.glob("functionfuse/*/catalog-*.duckdb"))) == cached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "home",
     [

@@ -59,6 +59,7 @@ print(len(missed), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_processes_and_threads_save_and_ask_at_once(storage: FileStorage) -> None:
     """Of two processes with two threads each, every question sees the saves before it, and in the end all is there."""
     root = root_of(storage)
@@ -82,6 +83,7 @@ def test_processes_and_threads_save_and_ask_at_once(storage: FileStorage) -> Non
     assert set(storage.list_tasks("w")) == expected
 
 
+@pytest.mark.slow
 def test_threads_ask_different_storages_at_once(tmp_path: Path) -> None:
     """Threads that ask several storages by all kinds of questions get the answers of their own storage."""
     storages = [FileStorage(tmp_path / str(number)) for number in range(3)]
@@ -189,6 +191,7 @@ def held(storage: FileStorage, how: str) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["reading", "writing"])
 def test_an_index_that_another_program_has_open(
     storage: FileStorage, caplog: pytest.LogCaptureFixture, endless_patience: None, how: str

@@ -143,6 +143,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_index_is_built_anew(full: FileStorage, expected: tuple[Any, ...], damage: str) -> None:
     """Whatever happened to the index's file, the next question answers as if nothing had, and heals it."""
@@ -211,6 +212,7 @@ def test_a_folder_that_was_deleted_and_begun_again(full: FileStorage) -> None:
     assert history(full.catalog) == [("save", "new")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"uuid": "x"}', '{"uuid": "x", "format": "y"}'])
 def test_a_torn_identity_counts_as_absent(full: FileStorage, content: str) -> None:
     """A storage whose identity was torn, as by a power cut, answers as before."""

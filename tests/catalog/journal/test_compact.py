@@ -169,6 +169,7 @@ def test_a_line_that_comes_late(storage: FileStorage, monkeypatch: pytest.Monkey
     assert storage.catalog.sql("SELECT count(*) FROM events WHERE event = 'late'").fetchall() == [(1,)]
 
 
+@pytest.mark.slow
 def test_questions_compact_by_themselves(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """When many segments lie idle, the next question makes them one file."""
     for number in range(compact._MANY):
@@ -196,6 +197,7 @@ def test_small_files_are_merged(storage: FileStorage) -> None:
     assert said(storage) == before
 
 
+@pytest.mark.slow
 def test_questions_merge_small_files(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many segments come and go, questions keep the number of compacted files small."""
     monkeypatch.setattr(compact, "_MANY", 4)
@@ -360,6 +362,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_writers_compactors_and_readers_at_once(storage: FileStorage) -> None:
     """Compacted under the hands of their writers by two compactors, segments lose no event, and no question misses one.
 

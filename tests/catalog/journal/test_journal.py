@@ -376,6 +376,7 @@ def test_a_torn_line_in_the_middle(storage: FileStorage, root: Path) -> None:
     assert storage.catalog.sql("SELECT count(*) FROM events").fetchall() == [(2,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 def test_a_line_that_cannot_be_written(
     storage: FileStorage, root: Path, journal_write: dict[str, Any], number: int
@@ -433,6 +434,7 @@ def test_an_interrupt_between_line_and_rename(storage: FileStorage, root: Path, 
     assert lying(root) == listed(FileStorage(root))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ask", ["save", "overwrite", "remove"])
 def test_a_publication_that_fails_abandons_its_segment(
     storage: FileStorage, root: Path, monkeypatch: pytest.MonkeyPatch, ask: str

@@ -63,6 +63,7 @@ def told(storage: FileStorage, clock: Any) -> FileStorage:
     return storage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "expected"),
     [
@@ -133,6 +134,7 @@ def test_files_of_the_older_format(storage: FileStorage) -> None:
 STEPS = st.lists(st.tuples(st.sampled_from(["save", "remove"]), st.sampled_from("abc")), max_size=8)
 
 
+@pytest.mark.slow
 @given(steps=STEPS)
 @settings(max_examples=5, deadline=None)
 def test_every_moment_against_a_list(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]) -> None:
@@ -161,6 +163,7 @@ def test_every_moment_against_a_list(tmp_path_factory: pytest.TempPathFactory, s
 # Events and runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("question", "expected"),
     [
@@ -193,6 +196,7 @@ def test_events_tell_of_what_is_gone(told: FileStorage) -> None:
     assert time.replace(tzinfo=timezone.utc) == minute(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("question", "expected"),
     [

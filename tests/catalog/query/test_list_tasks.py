@@ -71,6 +71,7 @@ patterns = st.lists(
 ).map("".join) | st.sampled_from(NAMES_STORED)
 
 
+@pytest.mark.slow
 @given(pattern=patterns)
 @settings(max_examples=300)
 @example("[[:alpha:]]")
@@ -84,6 +85,7 @@ def test_a_pattern_is_read_as_fnmatch_reads_it(named: FileStorage, pattern: str)
     assert named.list_tasks("w", pattern) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
@@ -200,6 +202,7 @@ def dated(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, zone: None) -> 
 ALL = ["before_midnight", "midnight", "summer", "winter"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("since", "until", "expected"),
     [

@@ -241,6 +241,7 @@ def test_an_overwrite_changes_the_row(storage: FileStorage) -> None:
     assert row["blob_id"] > before[0]["blob_id"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["a/b", "..", ".hidden", "nul\0", "\n", "%41", "%", "emoji 😀", "\udc80", "x" * 300, "bigdata"]
 )

@@ -19,6 +19,7 @@ from catalog import Catalog
 from catalog.audit.audit import verify_exports
 from catalog.index.schema import SCHEMA_VERSION
 from functionfuse.storage.filestorage import FileStorage
+from seeds import seeds
 from workshop import delete_index, index_of, root_of
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "times-without-zone.zip"
@@ -29,7 +30,7 @@ SAVED = {  # in UTC, by task; from the fixture's blobs
     "c": datetime(2026, 11, 30, 22, 21, 46, 250330, timezone.utc),
     "later": datetime(2026, 11, 30, 22, 21, 46, 863529, timezone.utc),
 }
-ZONES = ["UTC", "Asia/Tokyo", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe"]
+ZONES = ["America/New_York", "UTC", "Asia/Tokyo", "Asia/Kolkata", "Australia/Lord_Howe"]
 
 NOW = """
 import sys
@@ -104,7 +105,8 @@ def python(program: str, zone: str, *arguments: object) -> str:
     return run.stdout
 
 
-@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.slow
+@pytest.mark.parametrize("zone", seeds(*ZONES))
 def test_now_is_now(tmp_path: Path, zone: str) -> None:
     """In every zone `now()` compares with what was just saved, answers are aware, and every kind of moment is meant."""
     assert python(NOW, zone, tmp_path / "storage") == "done\n"
@@ -121,6 +123,7 @@ for moment in (naive, naive.replace(fold=1), sys.argv[1], numpy.datetime64(naive
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("zone", "local", "first", "second"),
     [
@@ -168,6 +171,7 @@ print([(task, us) for task, at, us in rows if at.utcoffset().total_seconds() == 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
 @pytest.mark.parametrize("index", ["kept", "deleted"])
 def test_an_older_storage(older: Path, zone: str, index: str) -> None:

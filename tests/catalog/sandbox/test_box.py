@@ -21,7 +21,7 @@ from catalog.sandbox import client, statements
 from catalog.sandbox import sandbox as box
 from catalog.sandbox.limits import Limits
 from functionfuse.storage.filestorage import FileStorage
-from hostile import HARMLESS, HUGE, REFUSED, RUNAWAY
+from hostile import ENDLESS, HARMLESS, HUGE, REFUSED
 from workshop import ROOT, index_of
 
 LIMITS = Limits("100MB", 0.3)
@@ -81,6 +81,7 @@ def test_the_table_is_long() -> None:
     assert len(every) == len(set(every)) >= 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wish", REFUSED)
 def test_what_is_hostile_is_refused(ground: Ground, wish: str) -> None:
     """Each statement is refused, tells nothing, and leaves all files as they were, inside the storage and outside."""
@@ -155,7 +156,7 @@ for statement in json.load(sys.stdin):
 
 
 @pytest.mark.parametrize(
-    "statements", [pytest.param(HUGE, id="huge"), pytest.param(RUNAWAY, id="all", marks=pytest.mark.slow)]
+    "statements", [pytest.param(HUGE, id="huge"), pytest.param(ENDLESS, id="endless", marks=pytest.mark.slow)]
 )
 def test_what_runs_away_is_stopped(ground: Ground, statements: list[str]) -> None:
     """A query without end, or of endless size, is stopped by its limits and says so; the next one is answered.

@@ -71,6 +71,7 @@ def test_one_process_answers_all_questions(asked: FileStorage) -> None:
     assert kept() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_process_that_ended_is_replaced(asked: FileStorage, number: signal.Signals) -> None:
     """Of a process that ended between two questions the second one does not hear."""
@@ -94,6 +95,7 @@ def test_a_process_that_ends_before_it_takes_the_question_is_replaced(asked: Fil
     assert kept() != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "said"),
     [
@@ -114,6 +116,7 @@ def test_a_process_that_ends_within_a_question(asked: FileStorage, number: signa
     assert count(asked) == 1
 
 
+@pytest.mark.slow
 def test_a_process_that_has_grown_is_replaced(asked: FileStorage) -> None:
     """What a large answer left in the process is given back: after it, another one answers."""
     before = kept()
@@ -133,6 +136,7 @@ def test_a_query_that_names_the_index(asked: FileStorage) -> None:
     assert index.stat().st_ino == before
 
 
+@pytest.mark.slow
 def test_among_many_open_files(asked: FileStorage) -> None:
     """The process is ended in a program that has more files open than `select` knows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -85,6 +85,7 @@ def test_the_word_result_means_nothing_else(storage: FileStorage) -> None:
     assert rows(storage, query) == [("result('w',1", 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["o'brien", 'say "x"', "a/b", "..", "x" * 300, "é\U0001f9ea", "a.parquet", "*", "'; --"]
 )
@@ -95,6 +96,7 @@ def test_odd_names(name: str, storage: FileStorage) -> None:
     assert rows(storage, f"SELECT sum(a) FROM result('{quoted}', '{quoted}')") == [(3,)]
 
 
+@pytest.mark.slow
 def test_partitions_of_which_some_are_pickles(storage: FileStorage) -> None:
     """A Dask data frame of which one partition is no Parquet is no table: a part of its rows is no answer."""
     dd = pytest.importorskip("dask.dataframe")
@@ -119,6 +121,7 @@ def test_partitions_are_one_table(storage: FileStorage) -> None:
     assert rows(storage, "SELECT count(*), sum(a) FROM result('weather', 'dask')") == [(100, 4950)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -138,6 +141,7 @@ def test_what_is_no_table(query: str, message: str, storage: FileStorage) -> Non
         rows(storage, query)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     [

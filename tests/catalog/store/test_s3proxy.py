@@ -281,6 +281,7 @@ def test_gone_and_back(objects: Bucket, proxy: Proxy) -> None:
     assert objects.get("k") == b"x"
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away(proxy: Proxy, objects: Bucket, s3server: SeaweedServer) -> None:
     """The server's death drops connections; when it is back the proxy finds it."""
     objects.put("k", b"x")

@@ -109,6 +109,7 @@ LINKED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deed", DEEDS)
 @pytest.mark.parametrize("place", LINKED)
 def test_what_is_behind_a_link_stays(tmp_path: Path, place: str, deed: str) -> None:
@@ -133,6 +134,7 @@ def side_folder_name(tmp_path: Path) -> str:
     return side_folder(storage).name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_file_is_no_result(tmp_path: Path, kind: str) -> None:
     """What stands in the place of a result and is no file is not there, and a save puts a result there."""
@@ -230,6 +232,7 @@ _DEEDS: tuple[Callable[[FileStorage], object], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", seeds(1, *range(2, 20)))
 def test_random_trees(tmp_path: Path, seed: int) -> None:
     """Whatever stands wherever: nothing hangs, nothing of others changes, and results elsewhere are read."""

@@ -20,6 +20,7 @@ TORN: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", TORN)
 @pytest.mark.parametrize("asks_first", [True, False], ids=["a question first", "a save first"])
 def test_a_torn_identity_is_as_if_absent(storage: FileStorage, how: str, asks_first: bool) -> None:

@@ -16,6 +16,7 @@ from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import Note, NoteSerializer
 from killing import Death
 from processes import Child
+from seeds import seeds
 from workshop import root_of, running_python, say, task_names, wait_for
 
 # Forking beside DuckDB's threads is what these tests are about.
@@ -55,7 +56,8 @@ def faults(report: Verification) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_busy_storage_has_no_faults(storage: FileStorage) -> None:
+@pytest.mark.parametrize("times", seeds(1, 3))
+def test_a_busy_storage_has_no_faults(storage: FileStorage, times: int) -> None:
     """While three processes save, overwrite and remove, also the same names, no verification finds anything."""
     storage.save("w", "quiet", 1)
     root = root_of(storage)
@@ -66,7 +68,7 @@ def test_a_busy_storage_has_no_faults(storage: FileStorage) -> None:
     ):
         for process in (a, b, c):
             wait_for(process, "up")
-        reports = [storage.catalog.verify() for _ in range(3)]
+        reports = [storage.catalog.verify() for _ in range(times)]
         for process in (a, b, c):
             say(process, "stop")
             assert process.wait() == 0
@@ -124,10 +126,11 @@ def repair_and_die(root: Path, moment: int) -> Any:
 
 
 @pytest.mark.slow
-def test_a_repair_may_be_killed_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("first", seeds(0, 1))
+def test_a_repair_may_be_killed_at_any_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int) -> None:
     """Wherever a repair is killed, no byte is lost, and the next one brings everything to the same end."""
     monkeypatch.setattr("catalog.verify.side_files.QUIET", -1.0)
-    for moment in itertools.count():
+    for moment in itertools.count(first, 2):
         root = tmp_path / str(moment)
         storage = damaged(root)
         before = kept(root)
