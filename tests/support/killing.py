@@ -173,8 +173,8 @@ class Death:
     Parameters
     ----------
     moment : int
-        Counted from 0; before each call is a moment, and each write has a second one, when half of it is written. After
-        a call is before the next one: the files are the same.
+        Counted from 0; before each call is a moment, each write has a second one, when half of it is written, and
+        behind each `open` is one, before what a file object writes by itself. Else after a call is before the next one.
     """
 
     def __init__(self, moment: int) -> None:
@@ -183,17 +183,20 @@ class Death:
     def arm(self) -> None:
         """Replace the calls."""
         for name in STEPS:
-            setattr(os, name, self._deadly(getattr(os, name), in_parts=name == "write"))
-        builtins.open = self._deadly(builtins.open, in_parts=False)
+            setattr(os, name, self._deadly(getattr(os, name), name))
+        builtins.open = self._deadly(builtins.open, "open")
 
-    def _deadly(self, call: Callable[..., Any], in_parts: bool) -> Callable[..., Any]:
+    def _deadly(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
         def deadly(*arguments: Any, **options: Any) -> Any:
             self._pass()
-            if in_parts:
+            if name == "write":
                 if self._left == 0:
                     call(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
                 self._pass()
-            return call(*arguments, **options)
+            answer = call(*arguments, **options)
+            if name == "open":
+                self._pass()
+            return answer
 
         return deadly
 
