@@ -13,7 +13,7 @@ before the old ones go. No step needs a lock.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
@@ -77,8 +77,7 @@ class Compaction:
     def __init__(self, index: FoldedJournal, storage: StorageView) -> None:
         self._index = index
         self._storage = storage
-        retire = MoveSegments if storage.store.is_local else DeleteSegments
-        self._retire: MoveSegments | DeleteSegments = retire(index, storage)
+        self._retire = MoveSegments(storage) if storage.store.is_local else DeleteSegments(storage, index)
 
     def is_due(self) -> bool:
         """Tell whether there is enough to do; looks at names and sizes only."""
@@ -128,13 +127,13 @@ class Compaction:
         return output.rows
 
     def _copy(
-        self, segment: Segment, content: Iterable[tuple[bytes, int]], output: _Output, pending: Iterable[str]
+        self, segment: Segment, content: Iterable[tuple[bytes, int]], output: _Output, pending: Collection[str]
     ) -> CompactedSegment:
         position = lines = rows = 0
         for data, end in content:
             part = Part(segment.name, data, lines, end)
             table = self._index.parsed(part)
-            output.add(parquet.without(table, set(pending)))
+            output.add(parquet.without(table, pending))
             position, lines, rows = end, lines + part.count, rows + table.num_rows
         if position < segment.size:  # a torn line without an end
             lines += 1

@@ -54,13 +54,11 @@ class MoveSegments:
 
     Parameters
     ----------
-    index : FoldedJournal
-        Not asked.
     storage : StorageView
         The storage.
     """
 
-    def __init__(self, index: FoldedJournal, storage: StorageView) -> None:
+    def __init__(self, storage: StorageView) -> None:
         self._storage = storage
         self._store = storage.store
 
@@ -113,13 +111,13 @@ class DeleteSegments:
 
     Parameters
     ----------
-    index : FoldedJournal
-        Tells which segments it knows.
     storage : StorageView
         The storage.
+    index : FoldedJournal
+        Tells which segments it knows.
     """
 
-    def __init__(self, index: FoldedJournal, storage: StorageView) -> None:
+    def __init__(self, storage: StorageView, index: FoldedJournal) -> None:
         self._index = index
         self._storage = storage
 
