@@ -208,9 +208,17 @@ class LocalStore(Store):
 
     def put(self, key: str, data: bytes) -> bool:
         """Write a durable file, over the one that is there."""
-        with self._written(key, data) as temporary:
-            sync_path(temporary)
-            os.replace(temporary, f"{self.root}/{key}")
+        folder = os.path.dirname(key)
+        regular.make_folders(self.root, folder)
+        writer = LocalWriter(self.root, key, lambda: regular.make_folders(self.root, folder))
+        try:
+            writer.open()
+            writer.write([data])
+            writer.sync()
+            writer.close()
+            writer.publish()
+        finally:
+            writer.discard()
         self._sync_above(key)
         return False
 
