@@ -17,6 +17,7 @@ from catalog.format.names import candidates, decode, encode, from_text, to_text
 from catalog.index.history import History
 from catalog.journal.view import StorageView
 from catalog.store.blobs import Lookup, StoredBlob, blob_at, find_blob, look_up
+from catalog.store.reading import readable_names
 
 _SMALL_FOLDER = 2_000  # entries that can be looked through at every question, in a few ms
 _RARELY = 200.0  # of the time it took: how long a larger folder in which results are being saved is left alone
@@ -177,7 +178,9 @@ class Blobs:
             unexplained = mtime != before and not dirty
             if unexplained or entries <= _SMALL_FOLDER or not time.time() < due < time.time() + _LONGEST:
                 began = time.time()
-                some.append(_Folder(folder, mtime, (before, settled, dirty), began, set(self._store.names(folder))))
+                some.append(
+                    _Folder(folder, mtime, (before, settled, dirty), began, set(readable_names(self._store, folder)))
+                )
                 listed += 1 + len(some[-1].files)
             if listed > _SMALL_FOLDER:  # a large one by itself, or many: that bounds the memory
                 self._look_through(some)

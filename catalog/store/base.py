@@ -234,7 +234,13 @@ class Store(ABC):
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder, in no order; hidden ones are left out."""
+        """Return the names of the files in a folder, in no order; hidden ones are left out.
+
+        Raises
+        ------
+        PermissionError
+            If it may not be read.
+        """
 
     @abstractmethod
     def folders(self) -> list[tuple[str, int]]:

@@ -14,6 +14,7 @@ from catalog.format.names import CATALOG_FOLDER, SIDE_FOLDER
 from catalog.store import clock, regular
 from catalog.store.base import Changed, Entry, Listing, Store, Tail, Unreadable
 from catalog.store.identity import claim_identity
+from catalog.store.local_file import LocalFile, tag_of
 from catalog.store.local_writer import LocalWriter, sweep
 from catalog.store.memory import mapped, read_all
 from catalog.store.sync import sync_folder, sync_path
@@ -71,7 +72,7 @@ class LocalStore(Store):
 
     def open(self, key: str, is_read_whole: bool = False) -> LocalFile:
         """Open a regular file."""
-        handle = self._opened(key)
+        handle = regular.open_file(self._path(key))
         try:
             return LocalFile(handle)
         except BaseException:
@@ -84,7 +85,7 @@ class LocalStore(Store):
         A small file is read. A larger one is mapped, and copied page by page where it is written to; it stays valid
         when it is removed. Unless it is to be mapped, it is read too.
         """
-        handle = self._opened(key)
+        handle = regular.open_file(self._path(key))
         try:
             data = os.read(handle, _SMALL + 1)
             if len(data) > _SMALL:
@@ -92,10 +93,6 @@ class LocalStore(Store):
             return memoryview(data)
         finally:
             os.close(handle)
-
-    def _opened(self, key: str) -> int:
-        self._require_reached(key)
-        return regular.open_file(f"{self.root}/{key}")
 
     def stat(self, key: str) -> Entry | None:
         """Return what is known of a regular file."""
@@ -132,9 +129,7 @@ class LocalStore(Store):
     def names(self, folder: str) -> list[str]:
         """Return the names of the regular files in a folder."""
         found = regular.entries(f"{self.root}/{folder}") if self._is_reached(f"{folder}/") else ()
-        with suppress(PermissionError):  # such as lost+found
-            return [each.name for each in found if each.name[0] != "." and each.is_file(follow_symlinks=False)]
-        return []
+        return [each.name for each in found if each.name[0] != "." and each.is_file(follow_symlinks=False)]
 
     def folders(self) -> list[tuple[str, int]]:
         """Return the folders of workflows, and when their entries last changed."""
@@ -172,7 +167,7 @@ class LocalStore(Store):
         """
         try:
             claim_identity(self)
-            _make_folder(f"{self.root}/{folder}")
+            regular.make_workflow_folder(f"{self.root}/{folder}")
             if not self._prepared:
                 sweep(self.root)
             self._prepared.add(folder)
@@ -260,24 +255,24 @@ class LocalStore(Store):
 
     def delete(self, key: str, tag: str = "") -> bool:
         """Delete a file."""
-        self._require_reached(key)
+        path = self._path(key)
         if tag:
             self._require_tag(key, tag)
-        os.unlink(f"{self.root}/{key}")
+        os.unlink(path)
         return False
 
     def copy(self, key: str, to: str, tag: str) -> None:
         """Give a file a second name: its content is there once, and is never changed in place."""
-        self._require_reached(key)
+        path = self._path(key)
         self._require_tag(key, tag)
         regular.make_folders(self.root, os.path.dirname(to))
-        os.link(f"{self.root}/{key}", f"{self.root}/{to}", follow_symlinks=False)
+        os.link(path, f"{self.root}/{to}", follow_symlinks=False)
 
     def move(self, key: str, to: str, tag: str) -> None:
         """Move a file."""
         self._rename(key, to)
         if self._tag_of(to) != tag:  # it was overwritten just before
-            _give_back(f"{self.root}/{to}", f"{self.root}/{key}")
+            regular.give_back(f"{self.root}/{to}", f"{self.root}/{key}")
             raise Changed
 
     def move_all(self, key: str, to: str) -> None:
@@ -295,9 +290,9 @@ class LocalStore(Store):
             raise PermissionError(errno.EACCES, "its folder cannot be written", folder)
 
     def _rename(self, key: str, to: str) -> None:
-        self._require_reached(key)
+        path = self._path(key)
         regular.make_folders(self.root, os.path.dirname(to))
-        os.rename(f"{self.root}/{key}", f"{self.root}/{to}")
+        os.rename(path, f"{self.root}/{to}")
 
     def remove_folder(self, folder: str) -> None:
         """Delete the folder of a workflow, and that of its side files, if nothing is left in it."""
@@ -318,9 +313,11 @@ class LocalStore(Store):
     def unchanged_for(self, key: str) -> float:
         """Return for how long nothing changed."""
         top = f"{self.root}/{key}"
-        newest = _changed(top)
+        newest = regular.changed_ns(top)
         for folder, folders, files in regular.walk(top):
-            newest = max(newest, *(_changed(os.path.join(folder, name)) for name in (*folders, *files)), newest)
+            newest = max(
+                newest, *(regular.changed_ns(os.path.join(folder, name)) for name in (*folders, *files)), newest
+            )
         return (clock.now_ns(self.root) - newest) / 1e9
 
     def now(self) -> float:
@@ -337,10 +334,13 @@ class LocalStore(Store):
             return regular.are_folders(self.root, os.path.dirname(key))
         return not folder or regular.are_folders(f"{self.root}/{top}", folder)
 
-    def _require_reached(self, key: str) -> None:
+    def _path(self, key: str) -> str:
+        """Return the path of a key; `NotRegular` if its folder is gone, or a link leads to it."""
+        path = f"{self.root}/{key}"
         is_deep = key.count("/") > 1 or key.startswith(CATALOG_FOLDER)  # else only a workflow's folder is on the way
         if is_deep and not self._is_reached(key):
-            raise regular.NotRegular(errno.ENOENT, "its folder is gone, or a link", f"{self.root}/{key}")
+            raise regular.NotRegular(errno.ENOENT, "its folder is gone, or a link", path)
+        return path
 
     def _tag_of(self, key: str) -> str:
         entry = self.stat(key)
@@ -351,91 +351,5 @@ class LocalStore(Store):
             raise Changed
 
 
-class LocalFile:
-    """A file that is open for reading.
-
-    Parameters
-    ----------
-    handle : int
-        Its descriptor, which is closed by `close`, or behind a ``with`` block.
-    """
-
-    __slots__ = ("_status", "handle", "size")
-
-    piece = 1 << 20
-
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
-        self._status = os.fstat(handle)
-        self.size = self._status.st_size
-
-    @property
-    def modified_ns(self) -> int:
-        """When it was written, ns since 1970."""
-        return self._status.st_mtime_ns
-
-    @property
-    def tag(self) -> str:
-        """What tells it from another."""
-        return _tag(self._status)
-
-    def tail(self, count: int) -> bytes:
-        """Return the last bytes, all of them if there are fewer."""
-        return os.pread(self.handle, count, max(0, self.size - count))
-
-    def read(self, position: int, count: int) -> bytes:
-        """Return bytes from a position on."""
-        return os.pread(self.handle, count, position)
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self.handle)
-
-    def __enter__(self) -> LocalFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 def _entry(key: str, status: os.stat_result) -> Entry:
-    return Entry(key, status.st_size, status.st_mtime_ns / 1e9, _tag(status))
-
-
-def _tag(status: os.stat_result) -> str:
-    return f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
-
-
-def _changed(path: str) -> int:
-    # Not only when it was written: what is copied in, before its blob is, keeps the times of the original.
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return 0
-    return max(status.st_mtime_ns, status.st_ctime_ns)
-
-
-def _make_folder(path: str) -> None:
-    """Make a workflow's folder, which others may be removing while it is empty; a link to one counts as one."""
-    for _ in range(_PATIENCE):
-        try:
-            return regular.make_folder(path)
-        except FileExistsError:  # of a folder, of one that is gone again, or of a file
-            if os.path.isdir(path):
-                return None
-            if os.path.lexists(path):
-                raise
-    return regular.make_folder(path)
-
-
-def _give_back(target: str, path: str) -> None:
-    """Put a file that was moved by mistake back into its place, unless another has taken it."""
-    try:
-        os.link(target, path)
-    except FileExistsError:
-        return
-    except OSError:  # a file system without hard links
-        if not os.path.lexists(path):
-            os.rename(target, path)
-        return
-    os.unlink(target)
+    return Entry(key, status.st_size, status.st_mtime_ns / 1e9, tag_of(status))

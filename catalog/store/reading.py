@@ -56,6 +56,16 @@ def _raise_unreadable(error: OSError) -> None:
         raise Unreadable(f"it cannot be read: {error.strerror or error}") from error
 
 
+def readable_names(store: Store, folder: str) -> list[str]:
+    """Return the names of the files in a folder; none of one on a disk that this user may not read: lost+found."""
+    try:
+        return store.names(folder)
+    except Refused:
+        raise
+    except PermissionError:
+        return []
+
+
 def pieces(file: OpenFile) -> Iterator[bytes]:
     """Yield the bytes of an open file."""
     position = 0

@@ -137,6 +137,19 @@ def make_folder(path: str) -> None:
             os.chmod(path, stat.S_IMODE(_mode(path)) | stat.S_IRWXG)
 
 
+def make_workflow_folder(path: str) -> None:
+    """Make a workflow's folder, which others may be removing while it is empty; a link to one counts as one."""
+    for _ in range(_PATIENCE):
+        try:
+            return make_folder(path)
+        except FileExistsError:  # of a folder, of one that is gone again, or of a file
+            if os.path.isdir(path):
+                return None
+            if os.path.lexists(path):
+                raise
+    return make_folder(path)
+
+
 def _make_durable(path: str) -> None:
     """Make a folder that may be there already, and those above it, each with its name on the medium."""
     if os.path.isdir(path):
@@ -207,3 +220,28 @@ def walk(top: str) -> Iterator[tuple[str, list[str], list[str]]]:
     for folder, folders, files in os.walk(top, topdown=False):
         links = [name for name in folders if not is_folder(os.path.join(folder, name))]
         yield folder, [name for name in folders if name not in links], files + links
+
+
+def changed_ns(path: str) -> int:
+    """Return when something changed in a file or folder, ns since 1970; 0 if it is gone.
+
+    Not only when it was written: what is copied in, before its blob is, keeps the times of the original.
+    """
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return 0
+    return max(status.st_mtime_ns, status.st_ctime_ns)
+
+
+def give_back(target: str, path: str) -> None:
+    """Put a file that was moved by mistake back into its place, unless another has taken it."""
+    try:
+        os.link(target, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        if not os.path.lexists(path):
+            os.rename(target, path)
+        return
+    os.unlink(target)

@@ -19,6 +19,7 @@ from catalog.errors import InvalidQuestion
 from catalog.format.names import candidates, decode, encode, from_text, side_path, to_text
 from catalog.index.index import Index
 from catalog.store.base import Store
+from catalog.store.reading import readable_names
 from catalog.verify import side_files as sides
 from catalog.verify.examine import Examined, examine
 from catalog.verify.repair import Repair
@@ -93,7 +94,7 @@ class Check:
         """Yield all that looks wrong in a workflow, or just at some places."""
         side_folders = sides.entries(self._store, folders)  # first: who saves meanwhile is seen to declare his own
         rows, lost = self._ask(workflow)
-        files = {(folder, file) for folder in folders for file in self._store.names(folder)}
+        files = {(folder, file) for folder in folders for file in readable_names(self._store, folder)}
         owners = {row.blob_id for row in rows.values()} | set(lost.values())
         look = _Look(self._store, workflow, files, side_folders, owners, set())
         at = {task: _place(folders, task, files) for task in (*rows, *lost)}

@@ -7,6 +7,7 @@ from itertools import islice
 from catalog.format.names import CATALOG_FOLDER
 from catalog.store.base import Store, Unreadable
 from catalog.store.blobs import blob_at
+from catalog.store.reading import readable_names
 from catalog.verify.examine import examine
 
 _LOOKS = 100  # folders, and files in each, that are looked at before a folder is called no storage
@@ -32,7 +33,9 @@ def is_storage(store: Store) -> bool:
 def _has_results(store: Store) -> bool:
     most = _LOOKS if store.is_local else _REMOTE_LOOKS
     workflows = (name for name, _ in islice(store.folders(), most))
-    return any(_is_result(store, name, file) for name in workflows for file in islice(store.names(name), most))
+    return any(
+        _is_result(store, name, file) for name in workflows for file in islice(readable_names(store, name), most)
+    )
 
 
 def _is_result(store: Store, name: str, file: str) -> bool:
