@@ -178,9 +178,8 @@ class Blobs:
             unexplained = mtime != before and not dirty
             if unexplained or entries <= _SMALL_FOLDER or not time.time() < due < time.time() + _LONGEST:
                 began = time.time()
-                some.append(
-                    _Folder(folder, mtime, (before, settled, dirty), began, set(readable_names(self._store, folder)))
-                )
+                files = set(readable_names(self._store, folder))
+                some.append(_Folder(folder, mtime, (before, settled, dirty), began, files))
                 listed += 1 + len(some[-1].files)
             if listed > _SMALL_FOLDER:  # a large one by itself, or many: that bounds the memory
                 self._look_through(some)

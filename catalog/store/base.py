@@ -234,7 +234,12 @@ class Store(ABC):
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder, in no order; hidden ones are left out.
+        """Return the names of the files in a folder.
+
+        Returns
+        -------
+        list of str
+            In no order; hidden ones are left out.
 
         Raises
         ------

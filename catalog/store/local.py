@@ -315,9 +315,7 @@ class LocalStore(Store):
         top = f"{self.root}/{key}"
         newest = regular.changed_ns(top)
         for folder, folders, files in regular.walk(top):
-            newest = max(
-                newest, *(regular.changed_ns(os.path.join(folder, name)) for name in (*folders, *files)), newest
-            )
+            newest = max([newest, *(regular.changed_ns(os.path.join(folder, name)) for name in folders + files)])
         return (clock.now_ns(self.root) - newest) / 1e9
 
     def now(self) -> float:

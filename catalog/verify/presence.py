@@ -33,9 +33,8 @@ def is_storage(store: Store) -> bool:
 def _has_results(store: Store) -> bool:
     most = _LOOKS if store.is_local else _REMOTE_LOOKS
     workflows = (name for name, _ in islice(store.folders(), most))
-    return any(
-        _is_result(store, name, file) for name in workflows for file in islice(readable_names(store, name), most)
-    )
+    files = ((name, file) for name in workflows for file in islice(readable_names(store, name), most))
+    return any(_is_result(store, *each) for each in files)
 
 
 def _is_result(store: Store, name: str, file: str) -> bool:
