@@ -15,7 +15,7 @@ from catalog.store import clock, regular
 from catalog.store.base import Changed, Entry, Listing, Store, Tail, Unreadable
 from catalog.store.identity import claim_identity
 from catalog.store.local_file import LocalFile, tag_of
-from catalog.store.local_writer import LocalWriter, sweep
+from catalog.store.local_writer import LocalWriter, own_folder, sweep
 from catalog.store.memory import mapped, read_all
 from catalog.store.sync import sync_folder, sync_path
 
@@ -168,6 +168,8 @@ class LocalStore(Store):
         try:
             claim_identity(self)
             regular.make_workflow_folder(f"{self.root}/{folder}")
+            for own in (f"{CATALOG_FOLDER}/journal", own_folder()):
+                regular.make_folders(self.root, own)
             if not self._prepared:
                 sweep(self.root)
             self._prepared.add(folder)

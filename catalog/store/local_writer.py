@@ -42,7 +42,7 @@ class LocalWriter:
         self._key = key
         self._prepare = prepare
         self._handle = -1
-        self._path = f"{root}/{TEMPORARY_FOLDER}/{name}"
+        self._path = f"{root}/{name}"
         self._name = name
         self._publishing = False
 
@@ -51,7 +51,7 @@ class LocalWriter:
         try:
             self._handle = os.open(self._path, _NEW, 0o666)
         except FileNotFoundError:
-            regular.make_folders(self._root, f"{TEMPORARY_FOLDER}/{os.path.dirname(self._name)}")
+            regular.make_folders(self._root, os.path.dirname(self._name))
             self._handle = os.open(self._path, _NEW, 0o666)
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
@@ -128,11 +128,12 @@ def _take_name() -> str:
     try:
         return _free_names.pop()
     except IndexError:
-        return f"{_shard()}/{os.urandom(6).hex()}"
+        return f"{own_folder()}/{os.urandom(6).hex()}"
 
 
-def _shard() -> str:
-    return f"{os.getpid() % _SHARDS:x}"
+def own_folder() -> str:
+    """Return the folder of this process's temporaries, inside the storage's."""
+    return f"{TEMPORARY_FOLDER}/{os.getpid() % _SHARDS:x}"
 
 
 os.register_at_fork(after_in_child=_free_names.clear)
