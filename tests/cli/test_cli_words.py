@@ -13,8 +13,8 @@ import pytest
 from catalog import Catalog
 from catalog.store.open import open_store
 from commands import run
-from functionfuse._cli_storage import _config_of
 from functionfuse.storage.filestorage import FileStorage
+from functionfuse.storage.storage_factory import _config_of
 
 #: Those of Python that cannot be other words.
 PARAMETERS = {
@@ -133,5 +133,5 @@ def test_schemes_in_capitals() -> None:
     """The scheme of a URL is the same in capitals; what is behind it is not touched."""
     stores = [open_store(url) for url in ("S3://Bucket/Prefix", "s3a://Bucket/Prefix/", "s3://Bucket/Prefix")]
     assert all(store is stores[0] for store in stores)
-    assert _config_of("S3://bucket")["kind"] == "S3"
+    assert _config_of("S3://bucket", {})["kind"] == "S3"
     assert open_store("MEMORY://x").root == "memory://x"

@@ -99,6 +99,7 @@ class Remote(StorageContract):
         assert np.array_equal(found, array + 1)
 
 
+@pytest.mark.slow
 class TestSeaweed(Remote):
     """S3 on SeaweedFS."""
 
@@ -108,6 +109,7 @@ class TestSeaweed(Remote):
         return dict(s3server.endpoint.config(s3server.endpoint.prefix()))
 
 
+@pytest.mark.slow
 class TestMoto(Remote):
     """S3 on moto."""
 

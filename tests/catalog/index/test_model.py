@@ -189,4 +189,4 @@ Machine.TestCase.settings = settings(
     ],  # a failure is shown as it was found: shrinking it, a dozen questions a time, takes minutes
     suppress_health_check=list(HealthCheck),
 )
-TestStorageAndCatalog = Machine.TestCase
+TestStorageAndCatalog = pytest.mark.slow(Machine.TestCase)
