@@ -33,8 +33,8 @@ _SAVE = (
     '{{"event":"save","format":3,"size":{size},"blob_id":"{blob_id}","workflow":"{workflow}","task":"{task}",'
     '"run_id":"{run_id}","function":"__main__.train","code_fingerprint":"py3.11:{code}","lineage":"py3.11:{lineage}",'
     '"inputs":{{"data":"blob:{parent}","step":"{step}"}},"parents":["task_000000"],'
-    '"scheme":"bytecode-1","duration":{duration:.9f},"type":"dict","packages":{{}},'
-    '"summary":{{"length":2}},"value":{{"loss":{loss!r},"step":{step}}},'
+    '"scheme":"bytecode-1","duration":{duration:.9f},"type":"dict",'
+    '"summary":{{"length":2}},"value":{{"loss":{loss!r},"step":{step}}},"packages":{{}},'
     '"saved_at":"{saved_at}","checksum":"xxh3:{checksum}","serializers":["pickle"],{machine}}}\n'
 )
 _RUN = (

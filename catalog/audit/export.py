@@ -23,8 +23,8 @@ from catalog.audit.parts import write_parts
 from catalog.audit.previous import Previous, previous
 from catalog.audit.working_file import ARROW, COLUMNS, PARTS, spool
 from catalog.errors import CatalogError, ExportRefused, InvalidQuestion
+from catalog.format.author import utc_text
 from catalog.format.columns import TABLES
-from catalog.format.footer import utc_text
 from catalog.index.schema import SCHEMA_VERSION
 from catalog.query.filters import conditions, given
 

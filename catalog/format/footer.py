@@ -26,23 +26,18 @@ The same JSON, with the size put in front, is the blob's line in the journal.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import struct
-import time
 from collections.abc import Callable
 from functools import cached_property
-from json.encoder import encode_basestring_ascii
 from typing import Any
 
+import msgspec
 import xxhash
 
 from catalog.errors import DamagedFooter, LongerFooter, NewerFormat, NotABlob
-from catalog.format.events import Kind
 from catalog.format.ids import is_id
-from catalog.format.names import to_text
-from catalog.format.record import Record, decode
+from catalog.format.record import Origin, Record, decode
 
 #: The format of every blob that is written. Read are also 2, which only blobs with compressed buffers had, and 1.
 FORMAT = 3
@@ -55,8 +50,16 @@ _SEALED = struct.Struct("<16sIHH")
 _SEAL = struct.Struct("<Q8s")
 _SEAL_SIZE = _SEAL.size
 
+
+class _Outline(msgspec.Struct, gc=False):
+    serializers: Any = None
+
+
+# It stands first in every footer that this package writes: most reads need no more, and a search takes half the time.
 _ID = re.compile(rb'\{"blob_id": ?"([0-9a-f-]{36})"').match
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, allow_nan=False).encode
+# They pass over all other members.
+_decode_outline = msgspec.json.Decoder(_Outline).decode
+_decode_origin = msgspec.json.Decoder(Origin).decode
 
 
 class Footer:
@@ -85,10 +88,26 @@ class Footer:
 
     @cached_property
     def blob_id(self) -> str:
-        """The id of the blob, which stands first in every footer that this package writes."""
+        """The id of the blob."""
         first = _ID(self.text)
         blob_id = first[1].decode() if first else ""
         return blob_id if is_id(blob_id) else self.record.blob_id
+
+    @property
+    def is_by_pickle(self) -> bool:
+        """Whether pickle alone wrote it, so that no class or function is in the stream by value."""
+        try:
+            return bool(_decode_outline(self.text).serializers == ["pickle"])
+        except msgspec.DecodeError:
+            return False
+
+    @cached_property
+    def origin(self) -> Origin:
+        """Where the result comes from; of one that was saved by hand, or whose record is invalid, nothing is known."""
+        try:
+            return _decode_origin(self.text)
+        except msgspec.DecodeError:
+            return Origin()
 
     @cached_property
     def record(self) -> Record:
@@ -104,13 +123,13 @@ class Footer:
             return None
 
 
-def close_blob(record: str, body_checksum: bytes, plain: bool) -> bytes:
+def close_blob(footer: bytes, body_checksum: bytes, plain: bool) -> bytes:
     """Return the footer and trailer that make a body a blob.
 
     Parameters
     ----------
-    record : str
-        One JSON object in ASCII.
+    footer : bytes
+        What the blob says of itself: a `Record`, by `to_json`.
     body_checksum : bytes
         XXH3-128 of the body, 16 bytes.
     plain : bool
@@ -121,7 +140,6 @@ def close_blob(record: str, body_checksum: bytes, plain: bool) -> bytes:
     bytes
         What stands behind the body.
     """
-    footer = record.encode("ascii")
     sealed = footer + _SEALED.pack(body_checksum, len(footer), FORMAT, PLAIN if plain else 0)
     return sealed + _SEAL.pack(xxhash.xxh3_64_intdigest(sealed), MAGIC)
 
@@ -168,105 +186,6 @@ def read_footer(tail: bytes | memoryview, size: int) -> Footer:
     footer = Footer(sealed[:footer_size], size - span, checksum, bool(flags & PLAIN), version)
     _ = footer.blob_id  # checked even where nothing else is needed: a wrong id spoils more than its own blob
     return footer
-
-
-def fragment(**fields: Any) -> str:
-    """Return `fields` as the inside of a JSON object, to be joined with others into a record.
-
-    Strings have to be valid Unicode (`to_text`), numbers finite.
-    """
-    return _encode(fields)[1:-1]
-
-
-def quote(text: str) -> str:
-    """Return any string as a JSON string in ASCII; lone surrogates are escaped as `to_text` does."""
-    return encode_basestring_ascii(text if text.isascii() else to_text(text))
-
-
-def name_fields(workflow: str, task: str | None) -> str:
-    """Return the fragment that names a result, or a workflow alone."""
-    fields = f'"workflow":{quote(workflow)}'
-    return fields if task is None else f'{fields},"task":{quote(task)}'
-
-
-def event_line(event: Kind | str, event_id: str, seconds: float, fields: str) -> str:
-    """Return the journal's line of an event that is no save.
-
-    Parameters
-    ----------
-    event : Kind or str
-        Its kind; `ValueError` if there is no such kind.
-    event_id : str
-        Its id.
-    seconds : float
-        When it happened, since 1970.
-    fields : str
-        What it has to say, as `fragment` and `name_fields` return it.
-
-    Returns
-    -------
-    str
-        One JSON object, without the line's end.
-    """
-    moment = utc_text(seconds)
-    return f'{{"event":"{Kind(event).value}","event_id":"{event_id}","time":"{moment}",{fields},{machine_fields()}}}'
-
-
-def utc_text(seconds: float) -> str:
-    """Return a time as the text that journal and footers hold: ISO 8601, UTC, microseconds.
-
-    Parameters
-    ----------
-    seconds : float
-        Since 1970, as `time.time` gives them.
-
-    Returns
-    -------
-    str
-        Such as ``2026-11-23T18:30:00.000000Z``.
-    """
-    whole = int(seconds)
-    return f"{_second_text(whole)}.{int((seconds - whole) * 1e6):06d}Z"
-
-
-_last_second = (0, "1970-01-01T00:00:00")
-
-
-def _second_text(second: int) -> str:
-    # Formatting the date costs 2 µs, and nearly every save falls into the second of the one before.
-    global _last_second
-    known, text = _last_second
-    if known != second:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        _last_second = (second, text)
-    return text
-
-
-_origin: tuple[int, str] | None = None
-
-
-def machine_fields() -> str:
-    """Return the fragment that tells who writes: host, user, process and Python version."""
-    global _origin
-    pid = os.getpid()
-    if _origin is None or _origin[0] != pid:
-        _origin = (pid, fragment(host=os.uname().nodename, user=_user(), pid=pid, python=_python()))
-    return _origin[1]
-
-
-def _user() -> str:
-    import pwd
-
-    try:
-        return to_text(pwd.getpwuid(os.getuid()).pw_name)
-    except KeyError:  # a user id without an entry, as in many containers
-        return str(os.getuid())
-
-
-def _python() -> str:
-    import platform
-
-    return platform.python_version()
 
 
 def footer_from(read_tail: Callable[[int], bytes], size: int) -> Footer:

@@ -1,8 +1,8 @@
-"""The record of one result: the JSON object of a footer, validated and typed.
+"""The record of one result: the JSON object of a footer, typed; and its one decoder, which validates.
 
 A seal proves that a footer is what somebody wrote, not that it makes sense: a faulty program can seal anything. So
 every record is decoded here, once, and what breaks a rule of `docs/formats.md` is `DamagedFooter`, like a footer whose
-bytes were changed. Members that this version does not know are passed over, and kept.
+bytes were changed. Members that this version does not know are passed over here, and kept in the journal.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from msgspec import Meta, Struct, convert
+from msgspec.structs import replace
 
 from catalog.errors import DamagedFooter
 from catalog.format.ids import is_id
@@ -22,13 +24,15 @@ from catalog.format.names import from_text, to_text
 _LARGEST = (1 << 63) - 1  # BIGINT
 _DEEPEST = 100  # arrays and objects in one another; values that are stored have 32
 _ALIGNMENT = 64  # bytes: where buffers begin
-_SIZES = {2, 6}  # members of a buffer's place: stored as it is, compressed
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII).fullmatch
-_DIGEST = re.compile(r"xxh3:[0-9a-f]{32}|(?!xxh3:)[0-9a-z][0-9a-z-]*:[0-9a-f]+").fullmatch
+_DIGEST = r"\A(xxh3:[0-9a-f]{32}|(?!xxh3:)[0-9a-z][0-9a-z-]*:[0-9a-f]+)\Z"
+
+_Size = Annotated[int, Meta(ge=0, le=_LARGEST)]
+_Integer = Annotated[int, Meta(ge=-_LARGEST, le=_LARGEST)]
 
 
-class SideFile(NamedTuple):
+class SideFile(Struct, frozen=True):
     """A side file as it is declared.
 
     Attributes
@@ -42,11 +46,11 @@ class SideFile(NamedTuple):
     """
 
     name: str
-    size: int
-    digest: str | None = None
+    size: _Size
+    digest: Annotated[str, Meta(pattern=_DIGEST)] | None = None
 
 
-class SideList(NamedTuple):
+class SideList(Struct, frozen=True):
     """The file with the list of side files, where they are too many for the footer.
 
     Attributes
@@ -62,9 +66,9 @@ class SideList(NamedTuple):
     """
 
     name: str
-    size: int
-    files: int
-    bytes: int
+    size: _Size
+    files: _Size
+    bytes: _Size
 
 
 class BufferPlace(NamedTuple):
@@ -92,78 +96,128 @@ class BufferPlace(NamedTuple):
     width: int = 1
 
 
-@dataclass(frozen=True)
-class Record(Mapping[str, Any]):
-    """What a blob says of itself; as a mapping, the members of the JSON object as they were written.
+class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Where a result comes from, as the run that computed it knows.
 
     Attributes
     ----------
-    members : mapping
-        The JSON object.
+    run_id : str or None
+        A UUIDv7.
+    function, code_fingerprint, lineage, scheme : str or None
+        The function by its full name, the fingerprints of its code and of all that the result comes from, and how
+        these were made.
+    inputs : mapping of str to (str or None)
+        One fingerprint for each argument.
+    parents : sequence of str
+        The nodes whose results it was computed from.
+    duration : float or None
+        Seconds.
+    details : mapping
+        Where it was computed, on Ray.
+    """
+
+    run_id: str | None = None
+    function: str | None = None
+    code_fingerprint: str | None = None
+    lineage: str | None = None
+    inputs: dict[str, str | None] | None = None
+    parents: tuple[str, ...] | None = None
+    scheme: str | None = None
+    duration: _Integer | float | None = None
+    details: Any = None
+
+    def is_of_same_call(self, other: Origin) -> bool:
+        """Tell whether a result comes from the same call in the same run, however long it took and where."""
+        return replace(self, duration=other.duration, details=other.details) == other
+
+
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What a blob says of itself; its members are in the order of the footer, those that are None are not written.
+
+    Attributes
+    ----------
     blob_id : str
         A UUIDv7.
     workflow, task : str
         The names as text (`catalog.format.names.to_text`).
-    serializers : tuple of str
-        How it was written, at least one.
+    replaces : str or None
+        The blob that it was saved over.
+    run_id, function, code_fingerprint, lineage, inputs, parents, scheme, duration, details
+        As of `Origin`.
+    type : str or None
+        Of the result, by its full name.
+    summary, value, packages : JSON
+        As the catalog's columns.
+    saved_at : str
+        When, as `utc_text` says it.
     checksum : str or None
         Of the body, with the name of the algorithm.
-    run_id, code_fingerprint, lineage : str or None
-        Where it comes from.
-    inputs : mapping of str to (str or None)
-        One fingerprint for each argument.
+    serializers : tuple of str
+        How it was written, at least one.
     side_files : tuple of SideFile
         As far as the footer lists them itself.
     side_list : SideList or None
         Where a file lists them.
     side_digest : str or None
         The digest of the list.
+    host, user, pid, python
+        Who wrote it.
     stream : int or None
         Bytes of the pickle stream; None if nothing follows it.
-    buffers : tuple of BufferPlace
-        They follow the stream without overlap, up to the end of the body.
+    buffers : tuple
+        Their `places`, as they are written.
     """
 
-    members: Mapping[str, Any]
     blob_id: str
     workflow: str
     task: str
-    serializers: tuple[str, ...]
-    checksum: str | None = None
+    replaces: str | None = None
     run_id: str | None = None
+    function: str | None = None
     code_fingerprint: str | None = None
     lineage: str | None = None
-    inputs: Mapping[str, str | None] | None = None
-    side_files: tuple[SideFile, ...] = ()
+    inputs: dict[str, str | None] | None = None
+    parents: tuple[str, ...] | None = None
+    scheme: str | None = None
+    duration: _Integer | float | None = None
+    details: Any = None
+    type: str | None = None
+    summary: Any = None
+    value: Any = None
+    packages: Any = None
+    saved_at: str
+    checksum: str | None = None
+    serializers: Annotated[tuple[str, ...], Meta(min_length=1)]
+    side_files: tuple[SideFile, ...] | None = None
     side_list: SideList | None = None
     side_digest: str | None = None
-    stream: int | None = None
-    buffers: tuple[BufferPlace, ...] = ()
-
-    def __getitem__(self, name: str) -> Any:
-        return self.members[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.members)
-
-    def __len__(self) -> int:
-        return len(self.members)
+    host: str | None = None
+    user: str | None = None
+    pid: _Integer | None = None
+    python: str | None = None
+    stream: _Size | None = None
+    buffers: tuple[tuple[Any, ...], ...] = ()
 
     @property
     def side_size(self) -> int:
         """Bytes of all side files that it declares, with that of their list."""
         listed = self.side_list.size + self.side_list.bytes if self.side_list else 0
-        return listed + sum(file.size for file in self.side_files)
+        return listed + sum(file.size for file in self.side_files or ())
 
     @property
     def side_count(self) -> int:
         """How many side files it declares, with the list's."""
-        return self.side_list.files + 1 if self.side_list else len(self.side_files)
+        return self.side_list.files + 1 if self.side_list else len(self.side_files or ())
+
+    @property
+    def places(self) -> tuple[BufferPlace, ...]:
+        """Where the buffers are; they follow the stream without overlap, up to the end of the body."""
+        return tuple(map(_place, self.buffers))
 
     @property
     def saved_by_packing(self) -> int:
         """Bytes by which the buffers were greater before they were compressed."""
-        return sum(place.logical_size - place.size for place in self.buffers)
+        return sum(place.logical_size - place.size for place in self.places)
 
 
 class _Invalid(ValueError):
@@ -194,9 +248,16 @@ def decode(text: bytes, body_size: int, plain: bool) -> Record:
         If it is not.
     """
     try:
-        return _record(parsed(text), body_size, plain)
+        given = {name: value for name, value in parsed(text).items() if value is not None}
+        record = convert(given, Record)
+        _check_ids_names_and_time(record)
+        _check_layout(record, body_size, plain)
+        record = _with_names_of_side_files(record)
+        if body_size + record.side_size + record.saved_by_packing > _LARGEST:
+            raise _Invalid("the sizes that it declares are larger than any storage")
     except ValueError as error:
         raise DamagedFooter(f"the footer's record is invalid: {error}") from error
+    return record
 
 
 def parsed(text: bytes) -> dict[str, Any]:
@@ -214,14 +275,10 @@ def parsed(text: bytes) -> dict[str, Any]:
     return members
 
 
-def side_file(about: object) -> SideFile:
-    """Return a side file as a footer or a list declares it; `ValueError` if it cannot be one."""
-    if type(about) is not dict:
-        raise _Invalid(f"a side file is an object, not {_shown(about)}")
-    digest = about.get("digest")
-    if digest is not None and not (type(digest) is str and _DIGEST(digest)):
-        raise _Invalid(f"the digest of a side file is {_shown(digest)}")
-    return SideFile(_path(about.get("name")), _size(about, "size"), digest)
+def side_file(about: dict[str, Any]) -> SideFile:
+    """Return a side file as a list declares it; `ValueError` if it cannot be one."""
+    file = convert(about, SideFile)
+    return SideFile(_path(file.name), file.size, file.digest)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -242,7 +299,8 @@ def _finite(text: str) -> float:
     return number
 
 
-# Made once: that takes longer than a record does.
+# The standard library's, since msgspec passes over a member that is there twice. Made once: that takes longer than a
+# record does.
 _parse = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite).decode
 
 
@@ -259,164 +317,94 @@ def _is_deep(members: Mapping[str, Any]) -> bool:
     return bool(level)
 
 
-def _record(members: dict[str, Any], body_size: int, plain: bool) -> Record:
-    for name, (is_valid, what) in _MEMBERS.items():
-        value = members.get(name)
-        if value is not None and not is_valid(value):
-            raise _Invalid(f"{name} is {_shown(value)}, not {what}")
-    for name in _NEEDED:
-        if members.get(name) is None:
-            raise _Invalid(f"{name} is not there")
-    serializers = tuple(members["serializers"])
-    stream, buffers = _layout(members, body_size)
-    if plain and (buffers or len(serializers) != 1):
-        raise _Invalid("it declares more than the one pickle stream that the trailer speaks of")
-    side_files, side_list, side_digest = _sides(members)
-    record = Record(
-        members,
-        members["blob_id"],
-        members["workflow"],
-        members["task"],
-        serializers,
-        members.get("checksum"),
-        members.get("run_id"),
-        members.get("code_fingerprint"),
-        members.get("lineage"),
-        members.get("inputs"),
-        side_files,
-        side_list,
-        side_digest,
-        stream,
-        buffers,
-    )
-    if body_size + record.side_size + record.saved_by_packing > _LARGEST:
-        raise _Invalid("the sizes that it declares are larger than any storage")
-    return record
+def _check_ids_names_and_time(record: Record) -> None:
+    for name in ("blob_id", "replaces", "run_id"):
+        value = getattr(record, name)
+        if value is not None and not is_id(value):
+            raise _Invalid(f"{name} is {_shown(value)}, not a UUIDv7 of a year before 9999")
+    for name in ("workflow", "task"):
+        if not is_name(value := getattr(record, name)):
+            raise _Invalid(f"{name} is {_shown(value)}, not a name")
+    if not _is_time(record.saved_at):
+        raise _Invalid(f"saved_at is {_shown(record.saved_at)}, not a time in UTC of a year from 1970 to 9998")
 
 
-def _sides(members: Mapping[str, Any]) -> tuple[tuple[SideFile, ...], SideList | None, str | None]:
-    digest = members.get("side_digest")
-    files = tuple(side_file(each) for each in members.get("side_files") or ())
+def _with_names_of_side_files(record: Record) -> Record:
+    about = record.side_list
+    if about is not None:
+        if record.side_files:
+            raise _Invalid("its side files are listed in the footer and in a file")
+        return replace(record, side_list=replace(about, name=_path(about.name)))
+    if not record.side_files:
+        return record
+    files = tuple(SideFile(_path(file.name), file.size, file.digest) for file in record.side_files)
     if len({file.name for file in files}) != len(files):
         raise _Invalid("a side file is there twice")
-    about = members.get("side_list")
-    if about is None:
-        return files, None, digest
-    if files:
-        raise _Invalid("its side files are listed in the footer and in a file")
-    return (), SideList(_path(about.get("name")), *(_size(about, key) for key in ("size", "files", "bytes"))), digest
+    return replace(record, side_files=files)
 
 
-def _layout(members: Mapping[str, Any], body_size: int) -> tuple[int | None, tuple[BufferPlace, ...]]:
-    stream, places = members.get("stream"), members.get("buffers")
-    if stream is None and places is None:
-        return None, ()
-    if stream is None or not places:
+def _check_layout(record: Record, body_size: int, plain: bool) -> None:
+    if (record.stream is None) != (not record.buffers):
         raise _Invalid("the length of the stream goes with places of buffers")
-    buffers = tuple(_place(each) for each in places)
-    end = stream
-    for place in buffers:
+    if record.stream is None:
+        if plain and len(record.serializers) != 1:
+            raise _Invalid("it declares more than the one pickle stream that the trailer speaks of")
+        return
+    if plain:
+        raise _Invalid("it declares more than the one pickle stream that the trailer speaks of")
+    end = record.stream
+    for place in record.places:
         if place.offset < end or place.offset % _ALIGNMENT:
             raise _Invalid(f"a buffer is at {place.offset}, where {end} bytes come before it")
         end = place.offset + place.size
     if end != body_size:
         raise _Invalid(f"the buffers end at {end} of {body_size} bytes")
-    return stream, buffers
 
 
-def _place(values: object) -> BufferPlace:
-    if type(values) is not list or len(values) not in _SIZES or not all(map(_is_size, values[:3])):
-        raise _Invalid(f"the place of a buffer is {_shown(values)}")
-    offset, size, *packed = values
-    if not packed:
+class _Packed(Struct, array_like=True, forbid_unknown_fields=True):
+    """The place of a compressed buffer, as a footer has it."""
+
+    offset: _Size
+    size: _Size
+    logical_size: _Size
+    codec: str
+    frames: tuple[_Size, ...]
+    width: Annotated[int, Meta(ge=1, le=_LARGEST)]
+
+
+def _place(values: tuple[Any, ...]) -> BufferPlace:
+    if len(values) == 2:
+        offset, size = convert(values, tuple[_Size, _Size])
         return BufferPlace(offset, size, size)
-    logical_size, codec, frames, width = packed
-    if not (type(codec) is str and type(frames) is list and all(map(_is_size, frames)) and sum(frames) == size):
-        raise _Invalid(f"the frames of a buffer of {size} bytes are {_shown(frames)}, by {_shown(codec)}")
-    if not _is_size(width) or width < 1 or logical_size % width:
-        raise _Invalid(f"a buffer of {logical_size} bytes has items of {_shown(width)}")
-    return BufferPlace(offset, size, logical_size, codec, tuple(frames), width)
+    packed = convert(values, _Packed)
+    if sum(packed.frames) != packed.size:
+        raise _Invalid(f"the frames of a buffer of {packed.size} bytes have {sum(packed.frames)}")
+    if packed.logical_size % packed.width:
+        raise _Invalid(f"a buffer of {packed.logical_size} bytes has items of {packed.width}")
+    return BufferPlace(packed.offset, packed.size, packed.logical_size, packed.codec, packed.frames, packed.width)
 
 
-def _path(text: object) -> str:
+def _path(text: str) -> str:
     """Return the name of a side file, which does not lead out of its folder."""
-    if not is_name(text) or "\0" in (name := from_text(str(text))) or not {"", ".", ".."}.isdisjoint(name.split("/")):
+    if not is_name(text) or "\0" in (name := from_text(text)) or not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise _Invalid(f"a side file cannot be called {_shown(text)}")
     return name
 
 
-def _size(about: Mapping[str, Any], key: str) -> int:
-    value = about.get(key)
-    if not _is_size(value):
-        raise _Invalid(f"{key} is {_shown(value)}, not a number of bytes or files")
-    return int(value)  # type: ignore[arg-type]  # it is one
+def _shown(text: str) -> str:
+    shown = ascii(text)
+    return shown if len(shown) < 60 else f"{shown[:56]}..."
 
 
-def _shown(value: object) -> str:
-    text = ascii(value) if type(value) in (str, int, float, bool) else f"a {type(value).__name__}"
-    return text if len(text) < 60 else f"{text[:56]}..."
+def is_name(value: str) -> bool:
+    """Tell whether a text is a name: what `to_text` makes of a string that is not empty."""
+    return value != "" and to_text(from_text(value)) == value
 
 
-def _is_size(value: object) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST
-
-
-def _is_integer(value: object) -> bool:
-    return type(value) is int and -_LARGEST <= value <= _LARGEST
-
-
-def _is_number(value: object) -> bool:
-    return type(value) is float or _is_integer(value)
-
-
-def _is_text(value: object) -> bool:
-    return type(value) is str
-
-
-def _is_texts(value: object) -> bool:
-    return type(value) is list and all(type(each) is str for each in value)
-
-
-def is_name(value: object) -> bool:
-    """Tell whether a value is a name as text: what `to_text` makes of a string that is not empty."""
-    return type(value) is str and value != "" and to_text(from_text(value)) == value
-
-
-def _is_time(value: object) -> bool:
-    if type(value) is not str or not _TIME(value):
+def _is_time(value: str) -> bool:
+    if not _TIME(value):
         return False
     try:
         return 1970 <= datetime.fromisoformat(value[:-1]).year < 9999  # in every zone a date of Python
     except ValueError:
         return False
-
-
-def _is_fingerprints(value: object) -> bool:
-    return type(value) is dict and all(each is None or type(each) is str for each in value.values())
-
-
-_Rule = tuple[Callable[[object], bool], str]
-_TEXT: _Rule = (_is_text, "a text")
-_NAME: _Rule = (is_name, "a name")
-_ID: _Rule = (is_id, "a UUIDv7 of a year before 9999")
-
-_NEEDED = ("blob_id", "workflow", "task", "saved_at", "serializers")
-_MEMBERS: dict[str, _Rule] = {
-    "blob_id": _ID,
-    "workflow": _NAME,
-    "task": _NAME,
-    "replaces": _ID,
-    "run_id": _ID,
-    **dict.fromkeys(("type", "function", "code_fingerprint", "lineage", "scheme", "checksum"), _TEXT),
-    **dict.fromkeys(("host", "user", "python", "side_digest"), _TEXT),
-    "inputs": (_is_fingerprints, "an object of texts"),
-    "parents": (_is_texts, "an array of texts"),
-    "serializers": (lambda value: _is_texts(value) and value != [], "an array of texts"),
-    "duration": (_is_number, "a number"),
-    "saved_at": (_is_time, "a time in UTC of a year from 1970 to 9998"),
-    "pid": (_is_integer, "an integer"),
-    "side_files": (lambda value: type(value) is list, "an array"),
-    "side_list": (lambda value: type(value) is dict, "an object"),
-    "stream": (_is_size, "a number of bytes"),
-    "buffers": (lambda value: type(value) is list, "an array"),
-}

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import xxhash
 
-from catalog.format.footer import fragment
+from catalog.format.json_text import to_json
 from catalog.format.names import to_text
-from catalog.format.record import Record, SideFile, parsed, side_file
+from catalog.format.record import Record, SideFile, SideList, parsed, side_file
 
 #: Side files that a footer lists itself.
 MOST_INLINE = 1_000
@@ -36,19 +36,22 @@ class Declaration:
 
     Attributes
     ----------
-    fields : str
-        For the footer: the inside of a JSON object.
+    files : tuple of SideFile or None
+        For the footer, with their names as text; None if the list is a file.
+    listed : SideList or None
+        The file that the list goes into; None if it stands in the footer.
+    digest : str
+        Of the list.
     size : int
         Bytes of all side files, with that of the list.
-    list_name : str
-        The file that the list goes into; empty if it stands in the footer.
     content : bytes
         The list.
     """
 
-    fields: str
+    files: tuple[SideFile, ...] | None
+    listed: SideList | None
+    digest: str
     size: int
-    list_name: str
     content: bytes
 
 
@@ -89,15 +92,18 @@ def declare(files: Sequence[SideFile], blob_id: str) -> Declaration:
     Declaration
         What to write, and where.
     """
-    objects = ["{" + fragment(name=to_text(name), size=size, digest=digest) + "}" for name, size, digest in files]
-    content = "".join(f"{text}\n" for text in objects).encode("ascii")
-    digest = f'"side_digest":"{digest_of(content)}"'
+    said = tuple(SideFile(to_text(file.name), file.size, file.digest) for file in files)
+    content = b"".join(_line(file) for file in said)
+    digest = digest_of(content)
     size = sum(file.size for file in files)
     if len(files) <= MOST_INLINE:
-        return Declaration(f'"side_files":[{",".join(objects)}],{digest}', size, "", content)
-    name = blob_id + LIST_SUFFIX
-    about = fragment(side_list={"name": name, "size": len(content), "files": len(files), "bytes": size})
-    return Declaration(f"{about},{digest}", size + len(content), name, content)
+        return Declaration(said, None, digest, size, content)
+    about = SideList(blob_id + LIST_SUFFIX, len(content), len(files), size)
+    return Declaration(None, about, digest, size + len(content), content)
+
+
+def _line(file: SideFile) -> bytes:
+    return to_json(file) + b"\n"
 
 
 def declared(record: Record, read: Callable[[str], bytes]) -> list[SideFile]:
@@ -124,7 +130,7 @@ def declared(record: Record, read: Callable[[str], bytes]) -> list[SideFile]:
     """
     about = record.side_list
     if about is None:
-        return list(record.side_files)
+        return list(record.side_files or ())
     content = read(about.name)
     if digest_of(content) != record.side_digest:
         raise DamagedList("the list of its side files is damaged: its checksum is wrong")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from catalog.errors import InvalidQuestion
@@ -168,7 +169,7 @@ class _Result:
             files = declared(record, lambda name: content_of(self._store, f"{side}/{name}"))
         except (DamagedList, Unreadable) as error:
             raise self._damaged(str(error)) from error
-        parts = sorted(file for file in files if file.name.endswith(_SUFFIX))
+        parts = sorted((file for file in files if file.name.endswith(_SUFFIX)), key=attrgetter("name"))
         if not parts:
             written = ", ".join(record.serializers)
             raise InvalidQuestion(

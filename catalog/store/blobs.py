@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
+
+from msgspec.structs import replace
 
 from catalog.errors import CatalogUnusable, DamagedFooter, NewerFormat, NotABlob
 from catalog.format import ids
-from catalog.format.footer import footer_from, utc_text
+from catalog.format.author import utc_text
+from catalog.format.events import found_line, older_line
+from catalog.format.footer import footer_from
 from catalog.format.names import candidates, decode, from_text, to_text
 from catalog.format.record import Record
 from catalog.store.base import Changed, OpenFile, Store, Unreadable
@@ -160,18 +163,14 @@ def blob_in(opened: OpenFile, folder: str, file: str) -> StoredBlob:
     except DamagedFooter as error:
         raise Unreadable(str(error)) from error
     whole = size + record.side_size
-    own = {"event": "save", "format": footer.format, "size": whole, "logical_size": whole + record.saved_by_packing}
-    members = {**record, **own}
-    for name in ("event_id", "time"):  # an event's own, no record's
-        members.pop(name, None)
     workflow, task = decode(folder), decode(file)
     if workflow in (None, from_text(record.workflow)) and task in (None, from_text(record.task)):
-        return StoredBlob(record.blob_id, record, footer.format, whole, json.dumps(members))
+        return StoredBlob(record.blob_id, record, footer.format, whole, found_line(footer, whole))
     # It stands under another name than it was saved under: where it is, counts.
     workflow, task = _name(folder, record.workflow), _name(file, record.task)
     milliseconds = int(record.blob_id.replace("-", "")[:12], 16)
     event_id = ids.id_at(milliseconds, _digest(folder, file, record.blob_id.encode()))
-    line = json.dumps({**members, "event_id": event_id, "workflow": workflow, "task": task})
+    line = found_line(footer, whole, {"event_id": event_id, "workflow": workflow, "task": task})
     return StoredBlob(event_id, replace(record, workflow=workflow, task=task), footer.format, whole, line)
 
 
@@ -193,16 +192,12 @@ def _older_blob_in(opened: OpenFile, folder: str, file: str) -> StoredBlob:
     checksum = tail[1:]
     modified = max(0, opened.modified_ns)  # an id tells of no time before 1970
     blob_id = ids.id_at(modified // 1_000_000, _digest(folder, file, checksum))
-    line: dict[str, Any] = {
-        "event": "save",
-        "format": 0,
-        "size": opened.size,
-        "blob_id": blob_id,
-        "workflow": _name(folder, to_text(folder)),
-        "task": _name(file, to_text(file)),
-        "saved_at": utc_text(modified / 1e9),
-        "checksum": f"sha1:{checksum.hex()}",
-        "serializers": ["pickle"],
-    }
-    record = Record(line, blob_id, line["workflow"], line["task"], ("pickle",), line["checksum"])
-    return StoredBlob(blob_id, record, 0, opened.size, json.dumps(line))
+    record = Record(
+        blob_id=blob_id,
+        workflow=_name(folder, to_text(folder)),
+        task=_name(file, to_text(file)),
+        saved_at=utc_text(modified / 1e9),
+        checksum=f"sha1:{checksum.hex()}",
+        serializers=("pickle",),
+    )
+    return StoredBlob(blob_id, record, 0, opened.size, older_line(record, opened.size))

@@ -8,13 +8,12 @@ is, by a line that is provisional until the file is gone.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from catalog.format.events import Kind
-from catalog.format.footer import event_line, fragment, name_fields, utc_text
+from catalog.format.author import now_text
+from catalog.format.events import removal_line
 from catalog.format.ids import new_id
 from catalog.format.names import CATALOG_FOLDER, SIDE_FOLDER, side_path, to_text
 from catalog.index.index import Index
@@ -133,7 +132,7 @@ class Repair:
 
     def _note(self, suspicion: Suspicion, path: str) -> str:
         """Leave a note in the quarantine, and return where the file with that path goes."""
-        moment = utc_text(time.time())
+        moment = now_text()
         name = f"{moment[:19].replace('-', '').replace(':', '')}Z-{new_id()}"
         folder = f"{_QUARANTINE if self._store.is_local else _REMOTE_QUARANTINE}/{name}"
         about = {"path": suspicion.finding.path, "workflow": suspicion.finding.workflow}
@@ -161,14 +160,5 @@ def _text(value: object) -> object:
 
 def _removal(suspicion: Suspicion, details: dict[str, str]) -> str:
     finding, row = suspicion.finding, suspicion.row
-    blob_id = row.blob_id if row else None
-    said = {key: to_text(value) for key, value in details.items()}
-    fields = fragment(
-        replaces=blob_id,
-        blob_id=blob_id,
-        size=row.size if row else None,
-        checksum=row.checksum if row else None,
-        details=said,
-    )
-    names = name_fields(finding.workflow, finding.task)
-    return event_line(Kind.REMOVE, new_id(blob_id), time.time(), f"{names},{fields}")
+    known = (row.blob_id, row.size, row.checksum) if row else (None, None, None)
+    return removal_line((finding.workflow, finding.task), *known, details=details)

@@ -85,9 +85,9 @@ def examine(store: Store, folder: str, record: Record, folders: set[tuple[str, s
         return _of_list("unchecked", record, side, str(error))
     there = {entry.key[len(side()) + 1 :]: entry.size for entry in store.ls(f"{side()}/").entries}
     found = [
-        ("lost", name, "it is gone" if name not in there else f"it has {there[name]} bytes, declared are {size}")
-        for name, size, _ in files
-        if there.get(name) != size
+        ("lost", file.name, _lost(there.get(file.name), file.size))
+        for file in files
+        if there.get(file.name) != file.size
     ]
     whole = [file for file in files if there.get(file.name) == file.size]
     judged = zip(whole, store.map(lambda file: fault_of(store, side(file.name), file.digest), whole), strict=True)
@@ -97,6 +97,10 @@ def examine(store: Store, folder: str, record: Record, folders: set[tuple[str, s
     size = sum(file.size for file in whole if is_known(file.digest))
     unhashed = sum(file.digest is None for file in files)
     return Examination([(kind, side(name), reason) for kind, name, reason in found], size, unhashed)
+
+
+def _lost(size: int | None, declared: int) -> str:
+    return "it is gone" if size is None else f"it has {size} bytes, declared are {declared}"
 
 
 def _of_list(kind: str, record: Record, side: Callable[[str], str], reason: str) -> Examination:

@@ -8,6 +8,8 @@ from collections import Counter
 from contextlib import AbstractContextManager
 from typing import Any
 
+from msgspec.structs import replace
+
 from functionfuse._arguments import substitute
 from functionfuse.backends._copying import ATOMS
 from functionfuse.backends._returned import checked
@@ -16,6 +18,7 @@ from functionfuse.backends._sharing import HANDED_OUT, Shared, Sharing
 from functionfuse.backends._warning import warn
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.errors import ChangedResultWarning
+from functionfuse.storage.base import Origin
 from functionfuse.workflow import Node
 
 _log = logging.getLogger("functionfuse.run")
@@ -69,14 +72,12 @@ class LocalRun(Run):
         began = time.perf_counter()
         function = self._workflow.func_of(node)
         value = checked(function(*args, **kwargs), function)
-        origin = f'{origin},"duration":{time.perf_counter() - began:.9f}'
+        seconds = time.perf_counter() - began
         if self._sharing.given:
             self._sharing.called()
-        return self._keep(node, value, origin)
+        return value if origin is None else self._keep(node, value, replace(origin, duration=round(seconds, 9)))
 
-    def _keep(self, node: Node, value: Any, origin: str) -> Any:
-        if node not in self._kept:
-            return value
+    def _keep(self, node: Node, value: Any, origin: Origin) -> Any:
         assert self._storage is not None
         assert self._provenance is not None
         name, reads = node.get_name(), self._storage.always_read

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -20,16 +20,23 @@ from functionfuse._arguments import nodes_in, role_of
 from functionfuse.backends._stale import NOT_GIVEN, Input
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.fingerprint import SCHEME, comparable, of_function, of_value
-from functionfuse.storage.base import Footer, Record, quote
+from functionfuse.storage.base import Footer, Origin, Record, to_text
 from functionfuse.workflow import Item, Node, StandIn
 
 #: Bytecode differs between versions of Python, so that lineages can only be compared within one.
 _PYTHON = f"py{sys.version_info.major}.{sys.version_info.minor}"
 
-_SCHEME = f'"scheme":{quote(SCHEME)}'
-
 _Special = dict[type, Callable[[Any], str | None]]
 _Call = tuple[Sequence[Any], list[tuple[str, Any]]]  # arguments by position, and by name
+
+
+class _Code(NamedTuple):
+    """What makes the result of a node; of its parameters, the first ones may be given by position only."""
+
+    fingerprint: str | None
+    name: str
+    parameters: tuple[str, ...]
+    only_by_position: int
 
 
 class Provenance:
@@ -46,7 +53,7 @@ class Provenance:
     def __init__(self, workflow: BaseWorkflow, nodes: list[Node]) -> None:
         self._workflow = workflow
         # By id: what can be called need not be hashable, and the workflow keeps it alive.
-        self._codes: dict[int, tuple[str | None, str, tuple[str, ...], int]] = {}
+        self._codes: dict[int, _Code] = {}
         self._lineages: dict[Node, str] = {}
         self._as_spelled: dict[Node, str] = {}  # how lineages were made before: ``f(1, b=2)`` was another call
         # Of stale results that are used all the same, and of what is computed from them: not what the graph says.
@@ -71,7 +78,7 @@ class Provenance:
         """Take note of a stored result that is used, stale or not: its lineage goes on to what is computed from it."""
         self.know_blob(node, footer.blob_id)
         if not self._agrees(node, footer):
-            lineage = footer.known and footer.known.lineage
+            lineage = footer.origin.lineage
             if lineage and comparable(lineage, self._lineages[node]) and not self._is_lineage_of(node, lineage):
                 self._inherited[node] = lineage
 
@@ -81,19 +88,27 @@ class Provenance:
             known = ChainMap(self._inherited, self._lineages)
             self._inherited[node] = self._lineage(node, known, self._special(known.__getitem__))
 
-    def origin(self, node: Node) -> str:
+    def origin(self, run_id: str, node: Node) -> Origin:
         """Return what a record says of where a result comes from.
 
         Parameters
         ----------
+        run_id : str
+            The run.
         node : Node
             Its node, before it is computed, since its function may change its arguments; its stored parents' blobs
             have to be known.
         """
-        inputs = ",".join([f"{quote(name)}:{_quote_or_null(value)}" for name, value in self._inputs(node)])
-        parents = ",".join([quote(parent.get_name()) for parent in node.parents])
-        lineage = self._inherited.get(node) or self._lineages[node]
-        return f'{self._code(node)[1]},"lineage":"{lineage}","inputs":{{{inputs}}},"parents":[{parents}],{_SCHEME}'
+        code = self._code(node)
+        return Origin(
+            run_id=run_id,
+            function=code.name,
+            code_fingerprint=code.fingerprint,
+            lineage=self._inherited.get(node) or self._lineages[node],
+            inputs={to_text(name): value for name, value in self._inputs(node)},
+            parents=tuple([to_text(parent.get_name()) for parent in node.parents]),
+            scheme=SCHEME,
+        )
 
     def staleness(self, node: Node, footer: Footer | None) -> str | None:
         """Return why a stored result is not what its node would give now; None if nothing speaks against it.
@@ -105,21 +120,22 @@ class Provenance:
             return None
         if self._agrees(node, footer) and not self._others_changed(node, footer):
             return None
-        return self._difference(node, footer.known) if footer.known and "lineage" in footer.known else None
+        return self._difference(node, footer.known) if footer.known and footer.known.lineage else None
 
     def _agrees(self, node: Node, footer: Footer) -> bool:
         """Tell whether code and lineage are those of the node."""
         if node in self._agreeing:
             return True
-        # Comparing text spares parsing it, which would take as long as all the rest of reading a small result.
-        if self._identity(node).encode("ascii") not in footer.text:
+        code, origin = self._code(node), footer.origin
+        said = (origin.function, origin.code_fingerprint, origin.lineage)
+        if said != (code.name, code.fingerprint, self._lineages[node]):
             return False
         self._agreeing.add(node)
         return True
 
     def _difference(self, node: Node, record: Record) -> str | None:
         """Return all that is known to differ, in one line."""
-        code = self._code(node)[0]
+        code = self._code(node).fingerprint
         changes = []
         if comparable(code, record.code_fingerprint) and code != record.code_fingerprint:
             changes.append("its function has changed")
@@ -138,7 +154,7 @@ class Provenance:
     def _compared(self, node: Node, record: Record) -> list[Input]:
         now, values = dict(self._inputs(node)), dict(self._named(node))
         before = now if record.inputs is None else record.inputs
-        others = {parent.get_name() for parent in node.parents}.difference(record.get("parents") or ())
+        others = {parent.get_name() for parent in node.parents}.difference(record.parents or ())
         names = sorted({**before, **now})
         return [
             Input(name, before.get(name, NOT_GIVEN), now.get(name, NOT_GIVEN), values.get(name), others)
@@ -147,28 +163,19 @@ class Provenance:
 
     def _others_changed(self, node: Node, footer: Footer) -> bool:
         """Tell whether a parent that was computed or read in this run is not the one that was used."""
-        for parent in node.parents:
-            blob_id = self._blob_ids.get(parent)
-            if blob_id is not None and blob_id.encode("ascii") not in footer.text:
-                return True
-        return False
+        used = [value for value in (footer.origin.inputs or {}).values() if value is not None]
+        now = (self._blob_ids.get(parent) for parent in node.parents)
+        return any(blob_id is not None and not any(blob_id in value for value in used) for blob_id in now)
 
     # Fingerprints
 
-    def _identity(self, node: Node) -> str:
-        return f'{self._code(node)[1]},"lineage":"{self._lineages[node]}"'
-
-    def _code_of(self, node: Node) -> tuple[str | None, str, tuple[str, ...], int]:
-        """Return of what makes the result of `node`: fingerprint, JSON fragment, parameters, and how many have no name.
-
-        Of the positional parameters, the first ones may be given by position only.
-        """
+    def _code_of(self, node: Node) -> _Code:
+        """Return what makes the result of `node`."""
         code = self._workflow.code_of(node)
         known = self._codes.get(id(code))
         if known is None:
-            fingerprint = of_function(code)
-            text = f'"function":{quote(_full_name(code))},"code_fingerprint":{_quote_or_null(fingerprint)}'
-            self._codes[id(code)] = known = (fingerprint, text, *_parameters(code))
+            known = _Code(of_function(code), to_text(_full_name(code)), *_parameters(code))
+            self._codes[id(code)] = known
         return known
 
     def _is_lineage_of(self, node: Node, lineage: str) -> bool:
@@ -184,7 +191,7 @@ class Provenance:
 
     def _lineage(self, node: Node, known: Mapping[Node, str], special: _Special, call: _Call | None = None) -> str:
         args, kwargs = call or self._call(node)
-        parts: list[str | None] = [self._code(node)[0]]
+        parts: list[str | None] = [self._code(node).fingerprint]
         parts += [known[value] if type(value) is Node else _part(value, known, special) for value in args]
         for name, value in kwargs:
             parts += (name, known[value] if type(value) is Node else _part(value, known, special))
@@ -212,7 +219,7 @@ class Provenance:
 
     def _named(self, node: Node) -> Iterator[tuple[str, Any]]:
         """Yield name and value of every argument."""
-        names = self._code(node)[2]
+        names = self._code(node).parameters
         for position, value in enumerate(node.args):
             yield names[position] if position < len(names) else f"*{position}", value
         yield from node.kwargs.items()
@@ -242,10 +249,6 @@ class Provenance:
 def _part(value: Any, known: Mapping[Node, str], special: _Special) -> str:
     """Return an argument's part of a lineage; of one that has no fingerprint, that of the nodes in it."""
     return of_value(value, special) or "?" + "".join(map(known.__getitem__, nodes_in(value)))
-
-
-def _quote_or_null(fingerprint: str | None) -> str:
-    return "null" if fingerprint is None else quote(fingerprint)
 
 
 def _full_name(code: Any) -> str:

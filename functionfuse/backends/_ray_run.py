@@ -18,6 +18,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace as with_members
+
 from functionfuse import _ray
 from functionfuse._arguments import substitute
 from functionfuse.backends._ray_calls import Arguments, Packer
@@ -222,7 +224,7 @@ class RayRun(Run):
             arguments.args,
             arguments.kwargs,
             arguments.sources,
-            origin if origin and not self._routed else None,
+            None if self._routed else origin,
             self._prepared.get(node),
             () if is_followed else self._needs.wanted(node),
             is_followed,
@@ -311,7 +313,10 @@ class RayRun(Run):
 
     def _save(self, node: Node) -> None:
         assert self._routed is not None
-        origin = f"{self._origin(node)},{self._unsaved.pop(node).fields}"
+        made = self._unsaved.pop(node)
+        origin = self._origin(node)
+        assert origin is not None
+        origin = with_members(origin, duration=made.duration, details=made.details)
         need = Need(node)
         _, (reference,) = self._holdings.get(need) or (0, [None])
         self._saving[node] = told = self._routed.keep_later(self._name, node.get_name(), reference, origin)

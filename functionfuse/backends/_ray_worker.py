@@ -7,7 +7,6 @@ task, which Ray starts when they are there.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import operator
 import os
@@ -17,10 +16,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from functionfuse._arguments import Reference, substitute
 from functionfuse._ray import Blamed, module
 from functionfuse.backends._returned import checked
-from functionfuse.storage.base import Storage
+from functionfuse.storage.base import Origin, Storage
 
 #: Seconds that a small node takes at most: the median of its function's last calls.
 SMALL = 5e-3
@@ -96,7 +97,7 @@ class Call(NamedTuple):
         The arguments, with a `Slot` for every result of another node.
     sources : list of Source
         Where these come from.
-    origin : str or None
+    origin : Origin or None
         What a record says of where the result comes from; None if the worker does not save it.
     prepare : callable or None
         A plugin's part.
@@ -111,7 +112,7 @@ class Call(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     sources: list[Source]
-    origin: str | None
+    origin: Origin | None
     prepare: Callable[[], object] | None
     returns: tuple[Keys, ...]
     is_followed: bool
@@ -124,14 +125,17 @@ class Made(NamedTuple):
     ----------
     blob_id : str or None
         The blob that it saved.
-    fields : str
-        What it adds to the record, if it has not saved it: how long it took, and where.
+    duration : float
+        What the call took, in seconds.
+    details : dict or None
+        Where it was, if the worker has not saved it.
     seconds : float
         How long the worker was at it; infinite where what it returned is large, and no company for others.
     """
 
     blob_id: str | None
-    fields: str = ""
+    duration: float = 0.0
+    details: dict[str, Any] | None = None
     seconds: float = 0.0
 
 
@@ -179,7 +183,7 @@ def _row(shared: Session, calls: list[Call], values: tuple[Any, ...]) -> Any:
     value = None
     for call in calls:
         if told and call.origin is not None:
-            call = call._replace(origin=call.origin.replace(unknown_blob(shared.run_id), told[-1].blob_id or ""))
+            call = call._replace(origin=_with_blob(call.origin, unknown_blob(shared.run_id), told[-1].blob_id or ""))
         value, made = _one(shared, call, (*values, value), len(calls) == 1)
         told.append(made)
         wanted += _wanted(call, value)
@@ -187,8 +191,13 @@ def _row(shared: Session, calls: list[Call], values: tuple[Any, ...]) -> Any:
 
 
 def unknown_blob(run_id: str) -> str:
-    """Return what stands in a record for the blob of the call before, until that is saved."""
+    """Return what stands in inputs for the blob of the call before, until that is saved."""
     return f"{run_id}#"
+
+
+def _with_blob(origin: Origin, unknown: str, blob_id: str) -> Origin:
+    inputs = {name: value and value.replace(unknown, blob_id) for name, value in (origin.inputs or {}).items()}
+    return replace(origin, inputs=inputs)
 
 
 class Instance:
@@ -246,7 +255,7 @@ def _made(session: Session, call: Call, values: Any, own: Any, waits: bool = Tru
     resolve = _Resolver(session, call.sources, values, own)
     args = substitute(call.args, resolve)
     kwargs = substitute(call.kwargs, resolve)
-    value, fields = _called(unpacked(values[call.function]), args, kwargs)
+    value, duration = _called(unpacked(values[call.function]), args, kwargs)
     blob_id = None
     waited = 0.0
     if call.origin is not None:
@@ -254,7 +263,8 @@ def _made(session: Session, call: Call, values: Any, own: Any, waits: bool = Tru
         assert storage is not None
         computed = time.perf_counter()
         waits = waits or storage.always_read
-        blob_id = storage.keep(session.workflow, call.node, value, f"{call.origin},{fields}", waits=waits)
+        origin = replace(call.origin, duration=duration, details=_where())
+        blob_id = storage.keep(session.workflow, call.node, value, origin, waits=waits)
         if storage.is_remote:  # those that are computed in a row wait once
             waited = time.perf_counter() - computed
         if storage.always_read:
@@ -262,7 +272,7 @@ def _made(session: Session, call: Call, values: Any, own: Any, waits: bool = Tru
     seconds = time.perf_counter() - began - waited
     if (call.returns or waited) and seconds < SMALL and is_large(value):
         seconds = math.inf
-    return value, Made(blob_id, "" if blob_id else fields, seconds)
+    return value, Made(blob_id, duration, None if blob_id else _where(), seconds)
 
 
 def is_large(value: Any) -> bool:
@@ -275,13 +285,13 @@ def is_large(value: Any) -> bool:
     return size + sum(buffer.raw().nbytes for buffer in buffers) > LARGE
 
 
-def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, str]:
+def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, float]:
     began = time.perf_counter()
     try:
         value = checked(function(*args, **kwargs), function)
     except SystemExit as error:  # it would end the worker, and Ray would begin the node again
         raise RuntimeError(f"the node wanted to end its process: sys.exit({error.code!r})") from error
-    return value, f'"duration":{time.perf_counter() - began:.9f},{_where()}'
+    return value, round(time.perf_counter() - began, 9)
 
 
 def _wanted(call: Call, value: Any) -> list[Any]:
@@ -341,7 +351,6 @@ def read(session: Session, name: str) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _where() -> str:
+def _where() -> dict[str, Any]:
     context = module().get_runtime_context()
-    where = {"ray_node": context.get_node_id(), "host": os.uname().nodename, "pid": os.getpid()}
-    return f'"details":{json.dumps(where, separators=(",", ":"))}'
+    return {"ray_node": context.get_node_id(), "host": os.uname().nodename, "pid": os.getpid()}

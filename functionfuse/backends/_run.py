@@ -18,7 +18,7 @@ from functionfuse.backends._stale import stale_message
 from functionfuse.backends._warning import warn
 from functionfuse.baseworkflow import BaseWorkflow
 from functionfuse.errors import StaleResult, StaleResultWarning, StorageUnusable, UnreadableResult, add_note
-from functionfuse.storage.base import Footer, Storage, new_id
+from functionfuse.storage.base import Footer, Kind, Origin, Storage, new_id
 from functionfuse.workflow import Node
 
 ON_STALE = ("warn", "recompute", "error", "ignore")
@@ -209,7 +209,7 @@ class Run(ABC):
         for node in plan.restore & self._footers.keys():
             reason = self._provenance.staleness(node, self._footers[node])
             known = self._footers[node].known
-            if reason is None and known and "lineage" in known and not computed.isdisjoint(node.parents):
+            if reason is None and known and known.lineage and not computed.isdisjoint(node.parents):
                 reason = "a result that it was computed from is computed anew"
             if reason is not None:
                 outdated[node] = reason
@@ -258,11 +258,11 @@ class Run(ABC):
         """Return a result that is in `_results`."""
         return self._results[node]
 
-    def _origin(self, node: Node) -> str:
+    def _origin(self, node: Node) -> Origin | None:
         if self._provenance is None:
-            return ""
+            return None
         self._provenance.inherit(node)
-        return f'"run_id":"{self.run_id}",{self._provenance.origin(node)}' if node in self._kept else ""
+        return self._provenance.origin(self.run_id, node) if node in self._kept else None
 
     def _know(self, node: Node, footer: Footer | None) -> None:
         """Take note of a stored result that is used."""
@@ -292,7 +292,7 @@ class Run(ABC):
 
     def _finish(self, status: str, plan: Plan) -> None:
         with nothing_hidden("the end of the run could not be recorded", status != "finished"):
-            self._note("run-finished", status=status, computed=self.computed, restored=self.restored)
+            self._note(Kind.RUN_FINISHED, status=status, computed=self.computed, restored=self.restored)
             if self._storage is not None:
                 self._storage.flush()
         if self._storage is not None and len(plan.compute) >= self._many:
@@ -333,7 +333,7 @@ class Run(ABC):
         try:
             if self._storage is not None and to_keep:
                 self._storage.require_writable(self._name)
-            self._note("run-started", nodes=len(plan.compute))
+            self._note(Kind.RUN_STARTED, nodes=len(plan.compute))
         except StorageUnusable as error:
             self._is_recorded = False
             raise StorageUnusable(error.errno, self._unwritable(to_keep, error)) from error
@@ -346,7 +346,7 @@ class Run(ABC):
             "that you may write to, or run without one"
         )
 
-    def _note(self, event: str, **details: Any) -> None:
+    def _note(self, event: Kind, **details: Any) -> None:
         """Record an event; a run that stores nothing does without, as who runs it may have no right to write."""
         if self._storage is None or not self._is_recorded:
             return
@@ -375,7 +375,7 @@ class Run(ABC):
             with nothing_hidden(f"the failure of {place} could not be recorded"):
                 lines = "".join(traceback.format_exception(type(error), error, error.__traceback__))
                 details = {"error": repr(error)[:_LONGEST_TRACEBACK], "traceback": lines[-_LONGEST_TRACEBACK:]}
-                self._storage.note("task-failed", self._name, self.run_id, details, node.get_name())
+                self._storage.note(Kind.TASK_FAILED, self._name, self.run_id, details, node.get_name())
 
 
 class _Part(BaseWorkflow):

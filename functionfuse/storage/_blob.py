@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import xxhash
 
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
-from catalog.format.footer import Footer, footer_from, fragment, read_footer
+from catalog.format.footer import Footer, footer_from, read_footer
 from catalog.format.record import BufferPlace, Record
 from catalog.format.side_files import Declaration, declare
 from catalog.store.base import OpenFile, Store, Writer
@@ -45,11 +45,13 @@ class BlobWriter:
         Where.
     folder, file : str
         The folder of the workflow, and the file in it.
-    name : str
-        The blob's id, which names the folder of side files.
+    blob_id : str
+        Names the folder of side files.
 
     Attributes
     ----------
+    blob_id : str
+        The id of the blob.
     size : int
         Bytes written so far.
     saved_by_packing : int or None
@@ -63,22 +65,22 @@ class BlobWriter:
         "_gathered",
         "_hash",
         "_key",
-        "_name",
         "_pieces",
         "_side",
         "_store",
         "_waiting",
+        "blob_id",
         "saved_by_packing",
         "size",
     )
 
-    def __init__(self, store: Store, folder: str, file: str, name: str) -> None:
+    def __init__(self, store: Store, folder: str, file: str, blob_id: str) -> None:
         self._store = store
         self._folder = folder
         self._key = f"{folder}/{file}"
         self._file: Writer | None = None
         self._hash: _Hash | None = None
-        self._name = name
+        self.blob_id = blob_id
         self._side: SideFiles | None = None
         self._begin()
 
@@ -86,14 +88,14 @@ class BlobWriter:
     def side(self) -> SideFiles:
         """The files that serializers write beside the blob; always the same object, as it keeps digests."""
         if self._side is None:
-            self._side = side_files(self._store, self._folder, self._name)
+            self._side = side_files(self._store, self._folder, self.blob_id)
         return self._side
 
     def declare_sides(self) -> Declaration:
         """Return how the side files are declared; where they are many, write their list beside them."""
-        declaration = declare(self.side.files(), self._name)
-        if declaration.list_name:
-            self.side.write(declaration.list_name, declaration.content)
+        declaration = declare(self.side.files(), self.blob_id)
+        if declaration.listed is not None:
+            self.side.write(declaration.listed.name, declaration.content)
         return declaration
 
     def _begin(self) -> None:
@@ -125,9 +127,8 @@ class BlobWriter:
         if self._gathered > GATHERED:
             self._spill()
 
-    def write_buffers(self, buffers: tuple[Buffer, ...], packing: Packing | None) -> str:
-        """Append `buffers` to the body, aligned, and return the fragment of the record that locates them."""
-        stream = self.size
+    def write_buffers(self, buffers: tuple[Buffer, ...], packing: Packing | None) -> tuple[tuple[Any, ...], ...]:
+        """Append `buffers` to the body, aligned, and return their places, as the record has them."""
         places: list[list[Any]] = []
         for index, data, is_frame in pieces(buffers, packing):
             if index == len(places):
@@ -141,7 +142,7 @@ class BlobWriter:
                 places[-1][4].append(len(data))
         if saved := [place[2] - place[1] for place in places if len(place) > 2]:
             self.saved_by_packing = sum(saved)
-        return fragment(stream=stream, buffers=places)
+        return tuple(map(tuple, places))
 
     def checksum(self) -> bytes:
         """Return the XXH3-128 of the body."""
@@ -306,11 +307,11 @@ def read_blob(data: memoryview, verify: bool = True) -> Blob:
         raise UnsupportedFormat(str(error)) from error
     if record is None or record.stream is None:
         return Blob(footer, body, [])
-    packed = [_packed(body, place) for place in record.buffers if place.codec is not None]
+    places = record.places
+    packed = [_packed(body, place) for place in places if place.codec is not None]
     whole = iter(unpacked(packed, ALIGNMENT)) if packed else iter(())
     buffers = [
-        next(whole) if place.codec is not None else body[place.offset : place.offset + place.size]
-        for place in record.buffers
+        next(whole) if place.codec is not None else body[place.offset : place.offset + place.size] for place in places
     ]
     return Blob(footer, body[: record.stream], buffers)
 

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from catalog.format import footer as record
 from catalog.format import names
+from catalog.format.events import Kind, event_line
 from catalog.journal.base import Journal
 from catalog.store.base import Store
 from functionfuse.errors import TaskNotFound
@@ -183,18 +183,18 @@ class Catalogued(ABC):
             raise TaskNotFound(
                 f"task {task_name!r} of workflow {workflow_name!r}: nothing is stored there to be pinned"
             )
-        self._set_pin(workflow_name, task_name, "pin")
+        self._set_pin(workflow_name, task_name, Kind.PIN)
 
     @at_the_edge
     def unpin(self, workflow_name: str, task_name: str) -> None:
         """End the protection of a name; one that is not pinned stays as it is."""
-        self._set_pin(checked("workflow", workflow_name), checked("task", task_name), "unpin")
+        self._set_pin(checked("workflow", workflow_name), checked("task", task_name), Kind.UNPIN)
 
-    def _set_pin(self, workflow_name: str, task_name: str, event: str) -> None:
+    def _set_pin(self, workflow_name: str, task_name: str, event: Kind) -> None:
         name = [names.to_text(workflow_name), names.to_text(task_name)]
         ((last, last_id),) = self.catalog.sql(_LAST_PIN, name).fetchall()
-        if event != (last or "unpin"):
-            self._record(event, record.name_fields(workflow_name, task_name), last_id)
+        if event != (last or Kind.UNPIN):
+            self._record(event, event_line(event, (workflow_name, task_name), after=last_id))
 
     @abstractmethod
     def file_exists(self, workflow_name: str, task_name: str) -> bool:
@@ -222,8 +222,8 @@ class Catalogued(ABC):
         """Remove a result, if it still is the planned blob, and record that, and why; `TaskNotFound` otherwise."""
 
     @abstractmethod
-    def _record(self, event: str, fields: str, after: str | None = None, *, waits: bool = True) -> None:
-        """Record an event, whose id is greater than `after`."""
+    def _record(self, event: Kind, line: str, *, waits: bool = True) -> None:
+        """Record an event by its line."""
 
 
 # An event of a pin has a greater id than the one before it, whatever the clocks say.

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, cast
 
+from catalog.format.footer import Footer
 from functionfuse.errors import (
     InvalidArgument,
     SerializerNotRegistered,
@@ -131,7 +132,6 @@ class Dumped:
 _DISPATCH_TABLE: Any = vars(pickle.Pickler)["dispatch_table"]
 _WITH_REDUCERS = frozenset({"numpy", *LAZY})
 _STREAM_ONLY = Dumped((), ("pickle",))
-_BY_VALUE = b'"cloudpickle"'
 _BY_NAME = pickle.STACK_GLOBAL
 _SMALL = 1 << 12  # bytes that are copied faster than looked through in their place
 _ATOMS = frozenset({int, float, bool, str, bytes, type(None)})
@@ -350,7 +350,7 @@ class _Watch(_Guard):
             raise
 
 
-def load(stream: memoryview, buffers: Sequence[memoryview], footer: bytes) -> Any:
+def load(stream: memoryview, buffers: Sequence[memoryview], footer: Footer) -> Any:
     """Return the object that a pickle stream without persistent ids and its buffers hold.
 
     Parameters
@@ -359,14 +359,13 @@ def load(stream: memoryview, buffers: Sequence[memoryview], footer: bytes) -> An
         As `dump` wrote it.
     buffers : sequence of memoryview
         As `dump` returned them. Arrays are made over this very memory.
-    footer : bytes
-        The footer's text, which says whether there are classes in the stream by value: looking into it spares
-        parsing it.
+    footer : Footer
+        It tells whether there may be classes in the stream by value.
     """
     try:
         if len(stream) <= _SMALL and _BY_NAME not in stream.tobytes():  # it refers to nothing by name
             return pickle.loads(stream, buffers=buffers)
-        if _BY_VALUE not in footer and not _own_classes.names_the_script(stream):
+        if footer.is_by_pickle and not _own_classes.names_the_script(stream):
             return pickle.loads(stream, buffers=buffers)
         return _own_classes.load(lambda others: _own_classes.Unpickler(stream, buffers, others))
     except MemoryError:

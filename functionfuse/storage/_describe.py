@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from catalog.format.footer import fragment, quote
 from catalog.format.names import to_text
 from functionfuse.serializers.base import Statistics
 from functionfuse.storage import _static
@@ -29,8 +28,27 @@ from functionfuse.storage._summaries import add_statistics, summary
 _log = logging.getLogger("functionfuse.storage")
 
 
-def describe(obj: Any, tell: Callable[[], Statistics | None] = lambda: None) -> str:
-    """Return the fragment of a record with ``type``, ``summary``, ``value`` and ``packages``.
+class Description(NamedTuple):
+    """What a record says of a result.
+
+    Attributes
+    ----------
+    type : str
+        Its full name.
+    summary, value : str
+        JSON; ``value`` is null where nothing of the result is short and JSON-like, ``summary`` where nothing is known.
+    packages : dict
+        The versions of the packages that it needs.
+    """
+
+    type: str
+    summary: str
+    value: str
+    packages: dict[str, str]
+
+
+def describe(obj: Any, tell: Callable[[], Statistics | None] = lambda: None) -> Description:
+    """Return what a record says of a result, besides where it comes from.
 
     Parameters
     ----------
@@ -41,19 +59,18 @@ def describe(obj: Any, tell: Callable[[], Statistics | None] = lambda: None) -> 
 
     Returns
     -------
-    str
-        The inside of a JSON object. ``value`` is null where nothing of the
-        result is short and JSON-like, ``summary`` where nothing is known.
+    Description
+        Within bounds, whatever the result is.
     """
     cls = type(obj)
     try:
         scalar = _SCALARS.get(cls) if type(cls) is type else None  # a metaclass may have its own idea of equality
         if scalar is not None and type(text := scalar(obj)) is str:
-            return f'"type":"{cls.__name__}","summary":null,"value":{text},"packages":{{}}'
+            return Description(cls.__name__, "null", text, {})
         return _describe(obj, cls, tell)
     except Exception:  # an object of any class may do anything when it is looked at
         _log.debug("no summary of a %s", type_name(cls), exc_info=True)
-        return fragment(type=type_name(cls), summary=None, value=None, packages={})
+        return Description(type_name(cls), "null", "null", {})
 
 
 def type_name(cls: type) -> str:
@@ -63,14 +80,12 @@ def type_name(cls: type) -> str:
     return to_text(name if module in ("builtins", "") else f"{module}.{name}")
 
 
-def _describe(obj: Any, cls: type, tell: Callable[[], Statistics | None]) -> str:
+def _describe(obj: Any, cls: type, tell: Callable[[], Statistics | None]) -> Description:
     value = json_value(obj)
     found = summary(obj, cls)
     if found is not None:
         _add_told(found, tell)
-    packages = _packages(obj, cls)
-    names = f'"type":{quote(type_name(cls))},"packages":{to_json(packages) if packages else "{}"}'
-    return f'{names},"summary":{_summary_text(found, value)},"value":{value.text}'
+    return Description(type_name(cls), _summary_text(found, value), value.text, _packages(obj, cls))
 
 
 def _add_told(found: dict[str, Any], tell: Callable[[], Statistics | None]) -> None:
@@ -119,4 +134,4 @@ def _packages(obj: Any, cls: type) -> dict[str, str]:
     if (cls is list or cls is tuple or cls is dict) and len(obj) <= 50:
         names.update(_static.package(type(item)) for item in (obj.values() if cls is dict else obj))
     versions = ((name, _static.version(name)) for name in sorted(names - {"builtins"}))
-    return {name: version for name, version in versions if version is not None}
+    return {to_text(name): to_text(version) for name, version in versions if version is not None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from catalog.format.record import Record
@@ -23,7 +22,7 @@ class Expected:
     """
 
     def __init__(self, record: Record | None, read: Callable[[str], bytes]) -> None:
-        self._record = None if record is None else replace(record, members={})  # lazy results are pickled with it
+        self._record = record
         self._read = read
         self._digests: dict[str, str | None] | None = None
 

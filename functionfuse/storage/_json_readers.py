@@ -15,7 +15,7 @@ from enum import Enum
 from itertools import islice
 from typing import Any, NamedTuple
 
-from catalog.format.footer import quote
+from catalog.format.json_text import quote
 from catalog.format.names import to_text
 from functionfuse.storage import _static
 

@@ -13,7 +13,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import Any
 
-from catalog.format.footer import quote
+from catalog.format.json_text import quote
 from functionfuse.storage import _static
 from functionfuse.storage._json_readers import LONGEST, Found, Items, Members, Reason, key_text, read
 

@@ -53,9 +53,9 @@ def mapped(store: Store, folder: str, file: str, blob_id: str, verify: bool) -> 
     if footer is None or footer.blob_id != blob_id:
         return None
     record = footer.known
-    if record is None or any(place.codec is not None for place in record.buffers) or record.serializers != ("pickle",):
+    if record is None or any(place.codec is not None for place in record.places) or record.serializers != ("pickle",):
         return None
-    return _codec.load(blob.stream, blob.buffers, footer.text)
+    return _codec.load(blob.stream, blob.buffers, footer)
 
 
 def footer_at(store: Store, folder: str, file: str) -> Footer | None:
@@ -79,7 +79,7 @@ def _loaded(store: Store, folder: str, file: str, is_mapped: bool) -> memoryview
 def _load(store: Store, registry: _codec.Registry, blob: _blob.Blob, folder: str, verify: bool) -> Any:
     footer = blob.footer
     if footer is not None and (footer.plain or len(footer.record.serializers) == 1):
-        return _codec.load(blob.stream, blob.buffers, footer.text)
+        return _codec.load(blob.stream, blob.buffers, footer)
     side = side_files(store, folder, footer.blob_id if footer else "")
     side.expect(footer.record if footer else None, verify)
     return _codec.load_with_serializers(blob.stream, blob.buffers, registry, side.protocols)

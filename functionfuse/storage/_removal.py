@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from catalog.format import footer as record
 from catalog.format import names
-from catalog.format.events import Kind
+from catalog.format.events import removal_line
 from catalog.format.record import Record
 from catalog.journal.base import Publication
 from catalog.store.base import OpenFile, Store
 from functionfuse.errors import TaskNotFound
-from functionfuse.storage import _blob, _codec, _lines
+from functionfuse.storage import _blob, _codec
 from functionfuse.storage._side_files import SideFiles, side_files
 
 _log = logging.getLogger("functionfuse.storage")
@@ -92,7 +91,7 @@ def _pids(store: Store, folder: str, file: str) -> list[tuple[str, Any]] | None:
 def remove(
     store: Store,
     registry: _codec.Registry,
-    names_fields: str,
+    task: tuple[str, str],
     at: tuple[str, str],
     record_event: Callable[[Publication], None],
     why: Mapping[str, Any] | None = None,
@@ -103,7 +102,7 @@ def remove(
 
     Parameters
     ----------
-    store, registry, names_fields, at
+    store, registry, task, at
         Where, with which serializers, under which names.
     record_event : callable
         Appends to the journal, or leaves that to a thread.
@@ -126,17 +125,14 @@ def remove(
         raise TaskNotFound
     if is_recorded is not None and not found.is_result and not is_recorded():
         raise TaskNotFound
-    fields = record.fragment(
-        replaces=found.blob_id,
-        blob_id=found.blob_id,
-        size=found.size,
-        checksum=None if found.record is None else found.record.checksum,
+    line = removal_line(
+        task,
+        found.blob_id,
+        found.size,
+        None if found.record is None else found.record.checksum,
+        None if found.logical_size == found.size else found.logical_size,
+        why,
     )
-    if found.logical_size != found.size:
-        fields += f',"logical_size":{found.logical_size}'
-    if why:
-        fields += f",{record.fragment(details=_lines.details(why))}"
-    line = _lines.event(Kind.REMOVE, f"{names_fields},{fields}", after=found.blob_id)
     key = f"{folder}/{file}"
     clean_up = partial(forget, found, registry, folder, file)
     record_event(Publication(line, key, partial(store.delete, key), on_success=clean_up, frees_space=True))

@@ -6,16 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from catalog.format import footer as record
-from catalog.format import ids
+from msgspec import Raw
+
+from catalog.format.author import author, now_text
+from catalog.format.events import save_line
+from catalog.format.footer import close_blob
+from catalog.format.ids import new_id
+from catalog.format.json_text import to_json
+from catalog.format.names import to_text
+from catalog.format.record import Origin, Record
 from catalog.journal.base import Journal, Publication
 from catalog.store.base import Store
-from functionfuse.storage import _codec, _lazy, _lines, _removal
+from functionfuse.storage import _codec, _lazy, _removal
 from functionfuse.storage._blob import BlobWriter
 from functionfuse.storage._describe import describe
 from functionfuse.storage._options import Options
 
-_SERIALIZERS = record.fragment(serializers=["pickle"])
+_UNKNOWN = Origin()
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,6 @@ class Target:
         How it is written.
     at : tuple of (str, str)
         Folder and file.
-    names : str
-        The fragment of a record that names the result.
     task : tuple of (str, str)
         The names of workflow and task.
     is_new : bool
@@ -47,12 +52,11 @@ class Target:
     registry: _codec.Registry
     options: Options
     at: tuple[str, str]
-    names: str
     task: tuple[str, str]
     is_new: bool = False
 
 
-def keep(target: Target, obj: Any, origin: str, record_event: Callable[[Publication], None]) -> str:
+def keep(target: Target, obj: Any, origin: Origin | None, record_event: Callable[[Publication], None]) -> str:
     """Store an object, over what is there, and return the id of the blob.
 
     Parameters
@@ -61,19 +65,14 @@ def keep(target: Target, obj: Any, origin: str, record_event: Callable[[Publicat
         Where and how.
     obj : object
         What.
-    origin : str
-        The inside of a JSON object, for the record.
+    origin : Origin or None
+        Where it comes from, if a run computed it.
     record_event : callable
         Appends to the journal, or leaves that to a thread.
     """
     store = target.store
     present = None if target.is_new else _removal.present(store, *target.at)
-    blob_id = ids.new_id(present.blob_id if present else None)
-    fields = [f'"blob_id":"{blob_id}",{target.names}']
-    if present:
-        fields.append(record.fragment(replaces=present.blob_id))
-    if origin:
-        fields.append(origin)
+    blob_id = new_id(present.blob_id if present else None)
     writer = BlobWriter(store, *target.at, blob_id)
 
     def clean_up() -> None:
@@ -84,7 +83,7 @@ def keep(target: Target, obj: Any, origin: str, record_event: Callable[[Publicat
             _removal.forget(present, target.registry, *target.at)
 
     try:
-        line = _write(writer, target, obj, fields)
+        line = _write(writer, target, obj, origin or _UNKNOWN, present.blob_id if present else None)
         key = "/".join(target.at)
         record_event(Publication(line, key, writer.publish, writer.discard, clean_up, writer.size))
     except BaseException:  # also an interrupt on the way from one to the other
@@ -93,28 +92,53 @@ def keep(target: Target, obj: Any, origin: str, record_event: Callable[[Publicat
     return blob_id
 
 
-def _write(writer: BlobWriter, target: Target, obj: Any, fields: list[str]) -> str:
+def _write(writer: BlobWriter, target: Target, obj: Any, origin: Origin, replaces: str | None) -> str:
     """Write all of a blob and return the line that tells of it."""
     registry, options = target.registry, target.options
     dumped = _codec.dump(obj, writer, registry, lambda: writer.side.protocols)
     if dumped.lazy:
         _lazy.warn(dumped.lazy, *target.task)
-    fields.append(describe(obj, lambda: _codec.statistics(dumped.root, registry, writer.side.protocols)))
-    layout = f",{writer.write_buffers(dumped.buffers, options.packing)}" if dumped.buffers else ""
-    plain = not layout and len(dumped.serializers) == 1
+    described = describe(obj, lambda: _codec.statistics(dumped.root, registry, writer.side.protocols))
+    stream = writer.size if dumped.buffers else None
+    buffers = writer.write_buffers(dumped.buffers, options.packing) if dumped.buffers else ()
     checksum = writer.checksum()
-    fields.append(f'"saved_at":"{_lines.moment()}","checksum":"xxh3:{checksum.hex()}"')
-    side_size = 0
-    if dumped.serializers == ("pickle",):
-        fields.append(_SERIALIZERS)
-    else:
-        sides = writer.declare_sides()
-        side_size = sides.size
-        fields.append(f"{record.fragment(serializers=dumped.serializers)},{sides.fields}")
-    fields.append(record.machine_fields())
-    text = ",".join(fields)
+    saved_at = now_text()
+    sides = None if dumped.serializers == ("pickle",) else writer.declare_sides()
+    workflow, task = target.task
+    writing = author()
+    record = Record(  # by name, one after another: unpacking mappings takes twice as long
+        blob_id=writer.blob_id,
+        workflow=to_text(workflow),
+        task=to_text(task),
+        replaces=replaces,
+        run_id=origin.run_id,
+        function=origin.function,
+        code_fingerprint=origin.code_fingerprint,
+        lineage=origin.lineage,
+        inputs=origin.inputs,
+        parents=origin.parents,
+        scheme=origin.scheme,
+        duration=origin.duration,
+        details=origin.details,
+        type=described.type,
+        summary=Raw(described.summary),
+        value=Raw(described.value),
+        packages=described.packages,
+        saved_at=saved_at,
+        checksum=f"xxh3:{checksum.hex()}",
+        serializers=dumped.serializers,
+        side_files=sides.files if sides else None,
+        side_list=sides.listed if sides else None,
+        side_digest=sides.digest if sides else None,
+        host=writing.host,
+        user=writing.user,
+        pid=writing.pid,
+        python=writing.python,
+        stream=stream,
+        buffers=buffers,
+    )
+    footer = to_json(record)
+    end = close_blob(footer, checksum, plain=stream is None and len(dumped.serializers) == 1)
+    size = writer.finish(end, options.fsync) + (sides.size if sides else 0)
     saved = writer.saved_by_packing
-    footer = record.close_blob(f"{{{text}{layout}}}", checksum, plain)
-    size = writer.finish(footer, options.fsync) + side_size
-    logical = f'"logical_size":{size + saved},' if saved is not None else ""
-    return f'{{"event":"save","format":{record.FORMAT},"size":{size},{logical}{text}}}'
+    return save_line(record, footer, size, None if saved is None else size + saved)

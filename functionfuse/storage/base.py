@@ -14,28 +14,27 @@ from contextlib import AbstractContextManager, suppress
 from functools import cache
 from typing import Any, Literal
 
-from catalog.format import footer as record
-from catalog.format import ids
-from catalog.format.record import Record
+from catalog.format.events import Kind, event_line
+from catalog.format.footer import Footer
+from catalog.format.ids import new_id
+from catalog.format.names import to_text
+from catalog.format.record import Origin, Record
 from catalog.journal.base import Publication
 from catalog.journal.open import journal_of
 from catalog.store.base import Store
 from functionfuse.errors import InvalidArgument, InvalidPickle, StorageUnusable, TaskNotFound, add_note
 from functionfuse.serializers._defaults import installed_defaults
 from functionfuse.serializers.base import Serializer
-from functionfuse.storage import _codec, _lines, _lookup, _reading, _removal, _saving
+from functionfuse.storage import _codec, _lookup, _reading, _removal, _saving
 from functionfuse.storage._catalogued import Catalogued
 from functionfuse.storage._lookup import candidates, encoded
 from functionfuse.storage._options import Options
 from functionfuse.storage._reading import Restored
 from functionfuse.storage._translate import EDGE, at_the_edge, named
 
-__all__ = ["Footer", "InvalidPickle", "Record", "Restored", "Storage", "new_id", "quote"]
+__all__ = ["Footer", "InvalidPickle", "Kind", "Origin", "Record", "Restored", "Storage", "new_id", "to_text"]
 
 # What backends need of the catalog's records they have from here: this module is the one place that meets the catalog.
-Footer = record.Footer
-new_id = ids.new_id
-quote = record.quote
 
 #: What workflow backends call; tab completion is for those who keep and look for results.
 _FOR_BACKENDS = frozenset(
@@ -138,7 +137,7 @@ class Storage(Catalogued):
         workflow_name: str,
         task_name: str,
         obj: Any,
-        origin: str = "",
+        origin: Origin | None = None,
         *,
         is_new: bool = False,
         waits: bool = True,
@@ -149,8 +148,8 @@ class Storage(Catalogued):
         ----------
         workflow_name, task_name, obj
             As for `save`.
-        origin : str
-            The inside of a JSON object, with what a run adds to the record.
+        origin : Origin, optional
+            What a run adds to the record.
         is_new : bool
             Whether a plan has just found nothing under these names: a remote storage then does not look again.
         waits : bool
@@ -167,11 +166,8 @@ class Storage(Catalogued):
             As `save` does.
         """
         at = self._find(workflow_name, task_name)  # what the older format kept raw is overwritten where it is
-        names_fields = record.name_fields(workflow_name, task_name)
         task = (workflow_name, task_name)
-        target = _saving.Target(
-            self._store, self._journal, self._registry, self._options, at, names_fields, task, is_new
-        )
+        target = _saving.Target(self._store, self._journal, self._registry, self._options, at, task, is_new)
         if not waits:
             self._journal.check()
         try:
@@ -212,7 +208,7 @@ class Storage(Catalogued):
         if self.is_remote:
             self.catalog.compact()
 
-    def kept(self, workflow_name: str, task_name: str, origin: str) -> record.Footer | None:
+    def kept(self, workflow_name: str, task_name: str, origin: Origin) -> Footer | None:
         """Return what an earlier attempt to `keep` a result has left: a worker died after its save, and is begun again.
 
         Returns
@@ -221,8 +217,8 @@ class Storage(Catalogued):
             That of the stored result if it has this origin, which names its run.
         """
         with suppress(TaskNotFound):
-            footer = self.footer(workflow_name, task_name) if origin else None
-            if footer is not None and origin.encode("ascii") in footer.text:
+            footer = self.footer(workflow_name, task_name)
+            if footer is not None and footer.origin.is_of_same_call(origin):
                 return footer
         return None
 
@@ -303,7 +299,7 @@ class Storage(Catalogued):
         folder = encoded("workflow", workflow_name)
         return self._store.prefetch([f"{folder}/{encoded('task', name)}" for name in task_names])
 
-    def footer(self, workflow_name: str, task_name: str) -> record.Footer | None:
+    def footer(self, workflow_name: str, task_name: str) -> Footer | None:
         """Return what a stored result's blob says of itself, without reading the result.
 
         Returns
@@ -322,7 +318,7 @@ class Storage(Catalogued):
             raise named(error, workflow_name, task_name) from error
 
     @at_the_edge
-    def footers(self, workflow_name: str, task_names: Sequence[str]) -> list[record.Footer | None]:
+    def footers(self, workflow_name: str, task_names: Sequence[str]) -> list[Footer | None]:
         """Return what the blobs of stored results say of themselves, several at a time; None for those that are gone.
 
         Returns
@@ -331,7 +327,7 @@ class Storage(Catalogued):
             As `footer` returns them, in the order of the names.
         """
 
-        def read(task_name: str) -> record.Footer | None:
+        def read(task_name: str) -> Footer | None:
             with suppress(TaskNotFound):
                 return self.footer(workflow_name, task_name)
             return None
@@ -446,7 +442,7 @@ class Storage(Catalogued):
     @at_the_edge
     def note(
         self,
-        event: str,
+        event: Kind,
         workflow_name: str,
         run_id: str,
         details: Mapping[str, Any],
@@ -458,8 +454,8 @@ class Storage(Catalogued):
 
         Parameters
         ----------
-        event : str
-            What happened: "run-started", "run-finished", "task-failed".
+        event : Kind
+            What happened: a run was started, or finished, or a task failed.
         workflow_name, task_name : str
             Where; no task where it is the whole workflow.
         run_id : str
@@ -474,17 +470,14 @@ class Storage(Catalogued):
         StorageUnusable
             If the journal cannot be written.
         """
-        names_fields = record.name_fields(workflow_name, task_name)
-        fields = f"{names_fields},{record.fragment(run_id=run_id, details=_lines.details(details))}"
-        self._record(event, fields, waits=waits)
+        self._record(Kind(event), event_line(event, (workflow_name, task_name), details, run_id=run_id), waits=waits)
 
-    def _record(self, event: str, fields: str, after: str | None = None, *, waits: bool = True) -> None:
+    def _record(self, event: Kind, line: str, *, waits: bool = True) -> None:
         try:
-            publication = Publication(_lines.event(event, fields, after))
-            self._journal.append(publication) if waits else self._journal.submit(publication, _log_lost)
+            self._journal.append(Publication(line)) if waits else self._journal.submit(Publication(line), _log_lost)
         except OSError as error:
             raise StorageUnusable(
-                error.errno, f"the event {event!r} cannot be recorded: {error.strerror or error}"
+                error.errno, f"the event {event.value!r} cannot be recorded: {error.strerror or error}"
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -522,10 +515,10 @@ class Storage(Catalogued):
         *,
         waits: bool = True,
     ) -> None:
-        names_fields = record.name_fields(workflow_name, task_name)
         try:
+            task = (workflow_name, task_name)
             record_event = self._recorder(workflow_name, task_name, waits)
-            _removal.remove(self._store, self._registry, names_fields, at, record_event, why, planned, is_recorded)
+            _removal.remove(self._store, self._registry, task, at, record_event, why, planned, is_recorded)
         except FileNotFoundError as error:  # `TaskNotFound`, or another process was quicker
             message = f"nothing is stored there ({'/'.join((self._store.root, *at))})"
             raise named(TaskNotFound(message), workflow_name, task_name) from error

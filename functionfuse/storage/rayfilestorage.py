@@ -19,7 +19,7 @@ from functionfuse.errors import (
 from functionfuse.serializers.base import Serializer
 from functionfuse.storage._raycatalog import RayCatalog, received, sent
 from functionfuse.storage._translate import named
-from functionfuse.storage.base import Storage
+from functionfuse.storage.base import Origin, Storage
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -46,14 +46,14 @@ def on_disk(storage: bytes, method: str, args: tuple[Any, ...], kwargs: dict[str
     return sent(getattr(_unpacked(storage), method)(*args, **kwargs))
 
 
-def keep_on_disk(storage: bytes, workflow_name: str, task_name: str, obj: Any, origin: str) -> str:
+def keep_on_disk(storage: bytes, workflow_name: str, task_name: str, obj: Any, origin: Origin | None) -> str:
     """Store a result there, once: Ray begins again what a dead worker was at; returns the id of the blob.
 
     An error is blamed on its task.
     """
     try:
         there = _unpacked(storage)
-        earlier = there.kept(workflow_name, task_name, origin)
+        earlier = there.kept(workflow_name, task_name, origin) if origin else None
         return earlier.blob_id if earlier else there.keep(workflow_name, task_name, obj, origin)
     except Exception as error:
         raise _ray.Blamed(task_name, error) from error
@@ -156,7 +156,7 @@ class FileStorage(Storage):
         workflow_name: str,
         task_name: str,
         obj: Any,
-        origin: str = "",
+        origin: Origin | None = None,
         *,
         is_new: bool = False,
         waits: bool = True,
@@ -170,7 +170,7 @@ class FileStorage(Storage):
         blob_id: str = self._fetch(reference)
         return blob_id
 
-    def keep_later(self, workflow_name: str, task_name: str, obj: Any, origin: str) -> Any:
+    def keep_later(self, workflow_name: str, task_name: str, obj: Any, origin: Origin | None) -> Any:
         """Store one result, when it is there.
 
         Parameters

@@ -637,7 +637,7 @@ def test_an_unknown_argument_is_recorded_as_unknown_and_not_warned_of(
         assert (changed(warned) if warned else []) == expected
     footer = storage.footer("flow", "node")
     assert footer is not None
-    assert footer.record["inputs"] == {"unknown": None, "known": "1"}
+    assert footer.record.inputs == {"unknown": None, "known": "1"}
 
 
 def test_a_result_of_another_python_is_not_warned_of(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -658,7 +658,7 @@ def test_unknown_code_is_recorded_as_unknown_and_not_warned_of(storage: FileStor
     assert run(storage, step("node", "abc", func=len)) == (3, [])
     footer = storage.footer("flow", "node")
     assert footer is not None
-    assert footer.record["code_fingerprint"] is None
+    assert footer.record.code_fingerprint is None
     assert changed(run(storage, step("node", "abcd", func=len))[1]) == ["'node': argument '*0' was 'abc' and is 'abcd'"]
 
 

@@ -191,7 +191,7 @@ def test_pandas(storage: FileStorage, size: int) -> None:
         (pd.testing.assert_series_equal if isinstance(table, pd.Series) else pd.testing.assert_frame_equal)(
             found, table
         )
-    assert storage.footer("w", "t").record["serializers"] == ["pickle"]
+    assert list(storage.footer("w", "t").record.serializers) == ["pickle"]
 
 
 # Damage
@@ -257,7 +257,7 @@ def test_an_array_that_was_read_survives_an_overwrite(storage: FileStorage) -> N
 
 def layout(storage: FileStorage) -> list[bool]:
     """Return of every buffer whether it is compressed."""
-    return [len(place) > 2 for place in storage.footer("w", "t").record["buffers"]]
+    return [len(place) > 2 for place in storage.footer("w", "t").record.buffers]
 
 
 def test_what_shrinks_is_compressed(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_frames(tmp_path: Path) -> None:
     storage = FileStorage(tmp_path, compression={"codec": "zstd", "level": 1})
     array = NUMBERS.integers(0, 9, 1_300_000)
     np.testing.assert_array_equal(back(storage, array), array)
-    ((_, size, logical, codec, frames, width),) = storage.footer("w", "t").record["buffers"]
+    ((_, size, logical, codec, frames, width),) = storage.footer("w", "t").record.buffers
     assert (logical, codec, len(frames), width) == (10_400_000, "zstd", 10, 8)
     assert sum(frames) == size
 

@@ -296,7 +296,7 @@ def test_what_was_found_to_change(storage: FileStorage, make: Any, is_parquet: b
     frame = make()
     assert_same_frame(back(storage, frame), frame)
     if storage.have_serializers():
-        assert ("PandasFrameSerializer" in storage.footer("w", "t").record["serializers"]) == is_parquet
+        assert ("PandasFrameSerializer" in list(storage.footer("w", "t").record.serializers)) == is_parquet
 
 
 class Text(str, enum.Enum):
@@ -355,7 +355,7 @@ def test_attributes_of_frames(storage: FileStorage, name: str) -> None:
         found = back(storage, obj)
         assert_same_value(found.attrs, frame.attrs)
         if storage.have_serializers():
-            assert len(set(storage.footer("w", "t").record["serializers"]) - {"pickle", "NumpySerializer"}) == 1
+            assert len(set(storage.footer("w", "t").record.serializers) - {"pickle", "NumpySerializer"}) == 1
 
 
 @pytest.mark.parametrize("name", ODD_VALUES)

@@ -72,7 +72,7 @@ class TestNumpy(Checked):
         storage = self.open_storage(tmp_path)
         masked = np.ma.masked_array([1, 2], [True, False])
         storage.save("w", "t", [np.array([{}, None], object), np.recarray((0,), "i4")])
-        assert storage.footer("w", "t").record["serializers"] == ["pickle"]
+        assert list(storage.footer("w", "t").record.serializers) == ["pickle"]
         storage.save("w", "t", masked)
         assert (storage.read_task("w", "t").mask == masked.mask).all()
 
@@ -89,7 +89,7 @@ class TestNumpy(Checked):
         """Arrays of fields that the format cannot describe are pickled, and come back with their dtype."""
         storage = self.open_storage(tmp_path)
         storage.save("w", "t", np.zeros(2, dtype))
-        assert storage.footer("w", "t").record["serializers"] == ["pickle"]
+        assert list(storage.footer("w", "t").record.serializers) == ["pickle"]
         assert repr(storage.read_task("w", "t").dtype) == repr(dtype)
 
 
@@ -186,7 +186,7 @@ class TestPandasFrame(Tables):
         """A frame that Parquet cannot hold exactly is pickled, recorded as that, and comes back the same."""
         storage = self.open_storage(tmp_path)
         storage.save("w", "t", [frame])
-        assert storage.footer("w", "t").record["serializers"] == ["pickle"]
+        assert list(storage.footer("w", "t").record.serializers) == ["pickle"]
         assert self.side_files(tmp_path) == {}
         pd.testing.assert_frame_equal(storage.read_task("w", "t")[0], frame)
 
@@ -316,7 +316,7 @@ class TestXarrayDataset(Tables):
         storage = self.open_storage(tmp_path)
         odd = self.samples()[1].assign_attrs(odd={1, 2})
         storage.save("w", "t", odd)
-        assert self.serializer.name in storage.footer("w", "t").record["serializers"]
+        assert self.serializer.name in list(storage.footer("w", "t").record.serializers)
         found = storage.read_task("w", "t")
         assert found.attrs == odd.attrs
         assert self.equal(found, odd)
@@ -326,7 +326,7 @@ class TestXarrayDataset(Tables):
         storage = self.open_storage(tmp_path)
         odd = self.samples()[1].astype(object)
         storage.save("w", "t", odd)
-        assert storage.footer("w", "t").record["serializers"] == ["pickle"]
+        assert list(storage.footer("w", "t").record.serializers) == ["pickle"]
         assert self.side_files(tmp_path) == {}
         assert self.equal(storage.read_task("w", "t"), odd)
 
@@ -342,7 +342,7 @@ class TestXarrayDataset(Tables):
         storage = self.open_storage(tmp_path)
         for odd in self.declined():
             storage.save("w", "t", odd)
-            assert storage.footer("w", "t").record["serializers"] == ["pickle"]
+            assert list(storage.footer("w", "t").record.serializers) == ["pickle"]
             assert self.equal(storage.read_task("w", "t"), odd)
 
 
@@ -437,7 +437,7 @@ def test_defaults_take_over_and_read(tmp_path: Path) -> None:
     storage = FileStorage(tmp_path)
     storage.register_default_serializers()
     storage.save("w", "t", pd.DataFrame({"a": [1]}))
-    assert storage.footer("w", "t").record["serializers"] == ["pickle", "PandasFrameSerializer"]
+    assert list(storage.footer("w", "t").record.serializers) == ["pickle", "PandasFrameSerializer"]
     reader = FileStorage(tmp_path)
     reader.register_default_serializers()
     assert reader.read_task("w", "t").a.tolist() == [1]
@@ -453,7 +453,7 @@ def test_what_is_registered_by_hand_comes_first(tmp_path: Path) -> None:
     storage.register_default_serializers()
     storage.register_persistent_serializers(Own)
     storage.save("w", "t", pd.DataFrame({"a": [1]}))
-    assert storage.footer("w", "t").record["serializers"] == ["pickle", "Own"]
+    assert list(storage.footer("w", "t").record.serializers) == ["pickle", "Own"]
 
 
 def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -509,7 +509,7 @@ def test_the_work_is_not_done_twice_for_cloudpickle(tmp_path: Path) -> None:
     text, function = storage.read_task("w", "t")
     assert (text, function()) == (Text("once"), 5)
     assert len(calls) == 1
-    assert storage.footer("w", "t").record["serializers"] == ["cloudpickle", "TextSerializer"]
+    assert list(storage.footer("w", "t").record.serializers) == ["cloudpickle", "TextSerializer"]
 
 
 @pytest.mark.slow
@@ -522,7 +522,7 @@ def test_summaries(tmp_path: Path) -> None:
         storage.save("w", "a", dd.from_pandas(pd.DataFrame({"x": [1, 2, 3]}), npartitions=2))
     storage.save("w", "b", xr.Dataset({"v": ("t", np.zeros(4))}))
     storage.save("w", "c", xr.DataArray(np.zeros((2, 3), "f4"), dims=["p", "q"]))
-    found = [storage.footer("w", name).record["summary"] for name in "abc"]
+    found = [storage.footer("w", name).record.summary for name in "abc"]
     assert found == [
         {"columns": {"x": "int64"}, "partitions": 2},
         {"sizes": {"t": 4}, "variables": {"v": "float64"}, "bytes": 32},

@@ -95,7 +95,7 @@ def test_a_series_has_its_own(storage: FileStorage, make: Callable[[], Any], exp
     """Of a series the values stand there directly, as of an array, and nothing of its index."""
     found = summary(storage, make())
     assert {key: found[key] for key in ("min", "max", "nulls") if key in found} == expected
-    assert storage.footer("w", "t").record["serializers"] != ["pickle"]
+    assert list(storage.footer("w", "t").record.serializers) != ["pickle"]
 
 
 def test_of_each_type_what_json_has(storage: FileStorage) -> None:

@@ -115,7 +115,7 @@ class TestTensor(Checked):
         )
         storage = self.open_storage(tmp_path)
         storage.save("w", "t", tensor)
-        assert storage.footer("w", "t").record["serializers"] == ["pickle", "TorchSerializer"]
+        assert list(storage.footer("w", "t").record.serializers) == ["pickle", "TorchSerializer"]
         found = storage.read_task("w", "t")
         assert (type(found), found.dtype, found.shape) == (torch.Tensor, tensor.dtype, tensor.shape)
         assert bytes(found.untyped_storage()) == bytes(tensor.untyped_storage())
@@ -127,7 +127,7 @@ class TestTensor(Checked):
         storage = self.open_storage(tmp_path)
         storage.save("w", "t", tensor)
         has_parts = tensor.is_nested or tensor.layout is not torch.strided  # which are tensors that the format holds
-        assert has_parts or storage.footer("w", "t").record["serializers"] == ["pickle"]
+        assert has_parts or list(storage.footer("w", "t").record.serializers) == ["pickle"]
         found = storage.read_task("w", "t")
         assert traits(found) == traits(tensor)
         if tensor.device.type == "cpu":
@@ -162,7 +162,7 @@ class TestState(Checked):
         state = make()
         storage = self.open_storage(tmp_path)
         storage.save("w", "t", state)
-        assert storage.footer("w", "t").record["serializers"] == ["pickle"]
+        assert list(storage.footer("w", "t").record.serializers) == ["pickle"]
         found = storage.read_task("w", "t")
         assert list(found) == list(state)
         assert vars(found) == vars(state)
@@ -173,7 +173,7 @@ class TestState(Checked):
         """Any other text may be a key."""
         storage = self.open_storage(tmp_path)
         storage.save("w", "t", OrderedDict({key: torch.ones(2), "other": torch.zeros(1)}))
-        assert storage.footer("w", "t").record["serializers"] == ["pickle", "TorchStateSerializer"]
+        assert list(storage.footer("w", "t").record.serializers) == ["pickle", "TorchStateSerializer"]
         found = storage.read_task("w", "t")
         assert list(found) == [key, "other"]
         assert found[key].tolist() == [1, 1]
@@ -186,7 +186,7 @@ class TestState(Checked):
         state["again"] = state["0.weight"]
         storage = self.open_storage(tmp_path)
         storage.save("w", "t", state)
-        assert storage.footer("w", "t").record["serializers"] == ["pickle", "TorchStateSerializer"]
+        assert list(storage.footer("w", "t").record.serializers) == ["pickle", "TorchStateSerializer"]
         found = storage.read_task("w", "t")
         assert self.equal(found, state)
         assert found["again"] is found["0.weight"] is not found["1.weight"]
@@ -202,7 +202,7 @@ class TestState(Checked):
             state._metadata = metadata  # type: ignore[attr-defined]  # as PyTorch does
         storage = self.open_storage(tmp_path)
         storage.save("w", "t", state)
-        assert storage.footer("w", "t").record["serializers"] == ["pickle", "TorchStateSerializer"]
+        assert list(storage.footer("w", "t").record.serializers) == ["pickle", "TorchStateSerializer"]
         found = vars(storage.read_task("w", "t"))
         assert found == vars(state)
         assert {type(each) for each in found.values()} == {type(each) for each in vars(state).values()}
@@ -212,7 +212,7 @@ class TestState(Checked):
         state = OrderedDict((name, torch.empty(3, dtype=getattr(torch, name))) for name in TYPES)
         storage = self.open_storage(tmp_path)
         storage.save("w", "t", state)
-        assert storage.footer("w", "t").record["serializers"] == ["pickle", "TorchStateSerializer"]
+        assert list(storage.footer("w", "t").record.serializers) == ["pickle", "TorchStateSerializer"]
         found = storage.read_task("w", "t")
         assert [(key, value.dtype) for key, value in found.items()] == [
             (key, value.dtype) for key, value in state.items()
@@ -223,4 +223,4 @@ def test_the_summary_of_a_tensor(tmp_path: Path) -> None:
     """The catalog knows the shape, type and bytes of a tensor without reading it."""
     storage = FileStorage(tmp_path)
     storage.save("w", "t", torch.zeros(2, 3))
-    assert storage.footer("w", "t").record["summary"] == {"shape": [2, 3], "dtype": "torch.float32", "bytes": 24}
+    assert storage.footer("w", "t").record.summary == {"shape": [2, 3], "dtype": "torch.float32", "bytes": 24}

@@ -34,7 +34,7 @@ def back(storage: FileStorage, obj: Any) -> Any:
 
 def taken_by(storage: FileStorage) -> list[str]:
     """Return the names of the serializers that took part."""
-    return storage.footer("w", "t").record["serializers"]  # type: ignore[no-any-return]
+    return list(storage.footer("w", "t").record.serializers)
 
 
 ORDERS = ["b a", "z a m", "temperature pressure humidity wind", "x1 x0 x10 x2"]

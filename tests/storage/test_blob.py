@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catalog.format import ids
-from catalog.format.footer import fragment
+from catalog.format.record import Origin
 from functionfuse.errors import InvalidPickle, UnsupportedFormat
 from functionfuse.storage.filestorage import FileStorage
 
@@ -130,7 +130,7 @@ def test_an_overwrite_is_newer_whatever_the_clocks_say(
     storage.save("w", "t", "now")
     ((saved,),) = storage.catalog.sql("SELECT blob_id::VARCHAR FROM tasks").fetchall()
     assert saved > future
-    assert saved == storage.footer("w", "t").record["blob_id"]
+    assert saved == storage.footer("w", "t").record.blob_id
     storage.remove_task("w", "t")
     assert storage.list_tasks("w") == []
 
@@ -150,11 +150,11 @@ def test_a_newer_format_is_refused(storage: FileStorage, file: Path, version: in
 @pytest.mark.parametrize("length", [3_000, 4_096 - 40, 5_000, 70_000, 300_000])
 def test_a_long_footer(storage: FileStorage, file: Path, length: int) -> None:
     """A footer longer than what is read at first is found all the same, by storage and catalog."""
-    storage.keep("w", "t", "short", fragment(details="x" * length))
+    storage.keep("w", "t", "short", Origin(details="x" * length))
     (file.parent.parent / ".catalog").rename(file.parent.parent / ".put away")
     fresh = FileStorage(file.parent.parent)
     assert fresh.read_task("w", "t") == "short"
-    assert len(fresh.restore("w", "t").footer.record["details"]) == length
+    assert len(fresh.restore("w", "t").footer.record.details) == length
     assert fresh.list_tasks("w") == ["t"]
     fresh.save("w", "t", "again")
     assert fresh.read_task("w", "t") == "again"

@@ -142,7 +142,7 @@ def test_compressed_buffers(tmp_path: Path) -> None:
     assert found.keys() == RESULT.keys()
     for name, part in RESULT.items():
         numpy.testing.assert_array_equal(found[name], part)
-    places = storage.footer("values", "packed").record["buffers"]
+    places = storage.footer("values", "packed").record.buffers
     assert [len(place) for place in places] == [6, 2, 6]
     rows = storage.catalog.sql("SELECT task, format, size, logical_size FROM tasks ORDER BY task").fetchall()
     sizes = {name: (root / "values" / name).stat().st_size for name in ("packed", "plain")}

@@ -118,7 +118,7 @@ def digest_of(data: bytes) -> str:
 
 def told(storage: Storage, task: str) -> tuple[dict[str, Any], list[dict[str, Any]], bytes]:
     """Return the record of a result, its side files, and their list, all taken by hand as the page says."""
-    record = storage.footer("w", task).record
+    record = json.loads(storage.footer("w", task).text)
     if "side_list" not in record:
         sides = record["side_files"]
         lines = [json.dumps(each, separators=(",", ":")) + "\n" for each in sides]
@@ -161,7 +161,13 @@ def test_every_blob_has_format_3(storage: FileStorage, root: Path) -> None:
         assert int.from_bytes((root / "w" / task).read_bytes()[-20:-18], "little") == 3
     assert {row[0] for row in storage.catalog.sql("SELECT format FROM tasks").fetchall()} == {3}
     usual = {"blob_id", "workflow", "task", "type", "summary", "value", "packages", "saved_at", "checksum"}
-    assert storage.footer("w", "number").record.keys() == usual | {"serializers", "host", "user", "pid", "python"}
+    assert json.loads(storage.footer("w", "number").text).keys() == usual | {
+        "serializers",
+        "host",
+        "user",
+        "pid",
+        "python",
+    }
 
 
 def test_times_carry_their_zone(storage: FileStorage) -> None:
@@ -169,7 +175,7 @@ def test_times_carry_their_zone(storage: FileStorage) -> None:
     storage.save("w", "t", 1)
     storage.pin("w", "t")
     moment = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z").fullmatch
-    assert moment(storage.footer("w", "t").record["saved_at"])
+    assert moment(storage.footer("w", "t").record.saved_at)
     (segment,) = Path(storage._store.root, ".catalog", "journal").iterdir()
     lines = [json.loads(line) for line in segment.read_text().splitlines()]
     assert all(moment(line.get("time") or line["saved_at"]) for line in lines)
@@ -181,8 +187,8 @@ def test_fingerprints_name_their_scheme(storage: FileStorage) -> None:
     local.set_storage(storage)
     local.run()
     storage.save("w", "t", 1)
-    assert storage.footer("run", "t").record["scheme"] == "bytecode-1"
-    assert "scheme" not in storage.footer("w", "t").record
+    assert storage.footer("run", "t").record.scheme == "bytecode-1"
+    assert b"scheme" not in storage.footer("w", "t").text
 
 
 @pytest.mark.slow
@@ -454,7 +460,7 @@ def test_kinds_that_are_not_acted_on(storage: FileStorage, root: Path, kind: str
     storage.save("w", "t", 1)
     storage.save("w", "gone", 1)
     storage.remove_task("w", "gone")
-    record = storage.footer("w", "t").record
+    record = json.loads(storage.footer("w", "t").text)
     line = {**record, "event": kind, "event_id": ids.new_id(), "time": record["saved_at"], "task": "gone"}
     if kind in ("expire", "code"):
         line = {"event": kind, "event_id": line["event_id"], "time": record["saved_at"], "details": {"ids": ["x"]}}
@@ -480,7 +486,14 @@ def test_a_result_that_a_later_version_restored(storage: FileStorage, root: Path
     storage.save("w", "t", 2)
     assert storage.list_tasks("w") == ["t"]
     second = storage.footer("w", "t").blob_id
-    line = {**first.record, "event": "restore", "event_id": ids.new_id(), "replaces": second, "format": 3, "size": 1}
+    line = {
+        **json.loads(first.text),
+        "event": "restore",
+        "event_id": ids.new_id(),
+        "replaces": second,
+        "format": 3,
+        "size": 1,
+    }
     line["time"] = line["saved_at"]
     segment = root / ".catalog" / "journal" / f"{ids.new_id()}.ndjson"
     segment.write_text(json.dumps(line) + "\n", encoding="ascii")

@@ -51,7 +51,7 @@ def test_a_pickled_storage_keeps_its_options(tmp_path: Path) -> None:
     """What another process gets of a storage reads and writes as it was told to."""
     storage = pickle.loads(pickle.dumps(factory(tmp_path, compression=None, verify="never")))
     storage.save("w", "t", [np.zeros(20_000)])
-    assert storage.footer("w", "t").record["buffers"][0][1] == 160_000
+    assert storage.footer("w", "t").record.buffers[0][1] == 160_000
 
 
 def owner_of(array: np.ndarray) -> Any:

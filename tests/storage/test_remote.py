@@ -27,6 +27,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractBufferedFile
 
+from catalog.format.record import Origin
 from catalog.journal import upload as journal
 from catalog.journal import view
 from catalog.store import fsspec as generic
@@ -476,7 +477,7 @@ def test_another_result_between_two_requests(remote: Storage, monkeypatch: pytes
     """A result whose record takes two requests may be removed or overwritten between them."""
     bucket = remote._store
     tail = generic.FsspecStore.tail
-    details = f'"details":{{"text":"{"x" * 5000}"}}'
+    origin = Origin(details={"text": "x" * 5000})
 
     def tail_late(self: generic.FsspecStore, key: str, most: int) -> Any:
         if key == "w/t" and most != 4096 and next(calls) == 0:
@@ -492,7 +493,7 @@ def test_another_result_between_two_requests(remote: Storage, monkeypatch: pytes
         lambda: remote.footers("w", ["t"]),
     ):
         calls = itertools.count(1)
-        remote.keep("w", "t", "old", details)
+        remote.keep("w", "t", "old", origin)
         calls = itertools.count()
         ask()
         assert next(calls) > 0

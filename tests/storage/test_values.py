@@ -26,9 +26,12 @@ LONGEST = 4096  # bytes of JSON that are kept of value and of summary
 
 def described(obj: Any) -> dict[str, Any]:
     """Return what is captured of an object."""
-    found = json.loads(f"{{{describe(obj)}}}", parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
-    assert list(found) in (["type", "summary", "value", "packages"], ["type", "packages", "summary", "value"])
-    return dict(found)
+    found = describe(obj)
+    summary, value = (
+        json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+        for text in (found.summary, found.value)
+    )
+    return {"type": found.type, "summary": summary, "value": value, "packages": found.packages}
 
 
 Point = namedtuple("Point", "x y")

@@ -31,7 +31,12 @@ LONG = [number / 7 for number in range(600)]
 
 def described(obj: Any) -> dict[str, Any]:
     """Return what is captured of an object."""
-    return dict(json.loads(f"{{{describe(obj)}}}", parse_constant=lambda word: pytest.fail(f"{word} is no JSON")))
+    found = describe(obj)
+    summary, value = (
+        json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+        for text in (found.summary, found.value)
+    )
+    return {"type": found.type, "summary": summary, "value": value, "packages": found.packages}
 
 
 class Model:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from catalog.errors import InvalidQuestion
 from catalog.format import ids
-from catalog.format.footer import utc_text
+from catalog.format.author import utc_text
 from catalog.format.ids import id_at, new_id
 from catalog.query.times import span, to_utc
 from workshop import run_python

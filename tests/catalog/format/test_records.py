@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 import xxhash
+from msgspec.structs import astuple
 
 from catalog.errors import CatalogError, DamagedFooter
+from catalog.format.events import found_line
+from catalog.format.footer import Footer
 from catalog.format.ids import LIMIT, new_id
-from catalog.format.record import Record, decode
+from catalog.format.record import Record, decode, parsed
 from functionfuse.errors import FunctionFuseError, InvalidPickle
 from functionfuse.storage.base import Storage
 from functionfuse.storage.filestorage import FileStorage
@@ -153,25 +156,30 @@ TEXTS = {
 
 def record_of(members: dict[str, Any], plain: bool = False) -> Record:
     """Return the record of JSON members."""
-    return decode(json.dumps(members).encode(), BODY, plain)
+    return decode(text_of(members), BODY, plain)
+
+
+def text_of(members: dict[str, Any]) -> bytes:
+    """Return JSON members as a footer's text."""
+    return json.dumps(members).encode()
 
 
 def test_a_valid_record_is_typed() -> None:
     """Every member of a valid record comes back, also those that nobody knows, and side files and buffers are typed."""
     members = whole(new={"from": "the future"}, value="\U0001f600", side_files=[side(name=f"{MARK}00dcff")])
     record = record_of(members)
-    assert dict(record) == members
+    assert parsed(text_of(members)) == members
     assert record.inputs == members["inputs"]
     assert (record.blob_id, record.serializers, record.stream) == (ID, ("pickle", "Own"), 100)
-    assert [tuple(each) for each in record.side_files] == [("\udcff", 7, DIGEST)]
-    assert [(each.offset, each.size, each.logical_size) for each in record.buffers] == [(128, 64, 64), (192, 448, 1000)]
+    assert [astuple(each) for each in record.side_files] == [("\udcff", 7, DIGEST)]
+    assert [(each.offset, each.size, each.logical_size) for each in record.places] == [(128, 64, 64), (192, 448, 1000)]
     assert (record.side_size, record.side_count, record.saved_by_packing) == (7, 1, 552)
 
 
 def test_what_may_be_left_out() -> None:
     """A record needs its names, its id, its time and its serializers; null stands for what is not there."""
     needed = {name: whole()[name] for name in ("blob_id", "workflow", "task", "saved_at", "serializers")}
-    assert record_of(needed).side_files == ()
+    assert not record_of(needed).side_files
     assert record_of(whole(**dict.fromkeys(whole().keys() - needed))).buffers == ()
     for name in needed:
         with pytest.raises(DamagedFooter, match=name):
@@ -262,8 +270,11 @@ def test_records_at_random(seed: int) -> None:
         except DamagedFooter:
             continue
         valid += 1
-        assert dict(record) == json.loads(text)
-        assert json.dumps(dict(record), ensure_ascii=False, allow_nan=False).encode()
+        line = found_line(Footer(text, BODY, b"", False, 3), BODY)
+        own = {"event": "save", "format": 3, "size": BODY, "logical_size": BODY + record.saved_by_packing}
+        said = {name: value for name, value in json.loads(text).items() if name not in ("event_id", "time")}
+        assert json.loads(line) == {**said, **own}
+        assert json.dumps(json.loads(line), ensure_ascii=False, allow_nan=False).encode()
     assert 0 < valid < 3_000
 
 

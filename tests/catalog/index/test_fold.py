@@ -15,11 +15,10 @@ from typing import Any
 import duckdb
 import pytest
 
-from catalog.format import ids
+from catalog.format import author, ids
 from catalog.format.ids import new_id
 from catalog.store import blobs
 from catalog.store.local import LocalStore
-from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage
 from workshop import (
     blob_id,
@@ -631,7 +630,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(ids, "time", clock)
     monkeypatch.setattr(ids, "_last_tick", 0)
-    monkeypatch.setattr(_lines, "time", SimpleNamespace(time=clock.time))
+    monkeypatch.setattr(author, "time", SimpleNamespace(time=clock.time))
     return clock
 
 

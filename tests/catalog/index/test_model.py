@@ -15,9 +15,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from catalog.format import ids
+from catalog.format import author, ids
 from functionfuse.errors import TaskNotFound
-from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage
 from workshop import age, delete_index, journal_of, lines, segments, told
 
@@ -43,9 +42,9 @@ class Machine(RuleBasedStateMachine):
         self.happened: list[Event] = []
         self.unproved: set[Event] = set()
         self.offset = 0.0
-        self.real = (ids.time, _lines.time, ids._last_tick, ids._tail)
+        self.real = (ids.time, author.time, ids._last_tick, ids._tail)
         ids.time = self  # type: ignore[assignment]  # a clock that is set
-        _lines.time = SimpleNamespace(time=self.time)  # type: ignore[assignment]
+        author.time = SimpleNamespace(time=self.time)  # type: ignore[assignment]
 
     def time(self) -> float:
         """Return the time of the machine's clock, in seconds."""
@@ -57,7 +56,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Give the clock back and delete the storage."""
-        ids.time, _lines.time, ids._last_tick, ids._tail = self.real
+        ids.time, author.time, ids._last_tick, ids._tail = self.real
         self.storage._journal._abandon()
         shutil.rmtree(self.folder)
 

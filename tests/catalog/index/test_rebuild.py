@@ -15,6 +15,7 @@ import pytest
 
 from catalog import Catalog
 from catalog.errors import NewerFormat
+from catalog.format.record import Origin
 from functionfuse.storage.filestorage import FileStorage
 from workshop import (
     delete_catalog,
@@ -37,9 +38,7 @@ RUN = "01890000-0000-7000-8000-000000000001"
 
 def fill(storage: FileStorage) -> None:
     """Save results of many kinds, overwrite, remove, and tell of a run."""
-    origin = (
-        f'"run_id":"{RUN}","function":"f","code_fingerprint":"c","inputs":{{"x":"1"}},"parents":["p"],"duration":0.5'
-    )
+    origin = Origin(run_id=RUN, function="f", code_fingerprint="c", inputs={"x": "1"}, parents=("p",), duration=0.5)
     storage.note("run-started", "w", RUN, {"backend": "local"})
     storage.keep("w", "a", {"accuracy": 0.5}, origin)
     storage.save("w", "a", {"accuracy": 0.75})

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from catalog import Catalog
 from catalog.errors import InvalidQuestion, NoSuchTask
+from catalog.format import author
 from catalog.format.columns import EVENTS, RUNS, TASKS
 from catalog.format.ids import id_at, new_id
 from catalog.task import Task
-from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage
 from workshop import delete_index, root_of, write_segment
 
@@ -39,7 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def set_to(number: float) -> None:
         seconds = minute(number).timestamp()
-        monkeypatch.setattr(_lines, "time", SimpleNamespace(time=lambda: seconds))
+        monkeypatch.setattr(author, "time", SimpleNamespace(time=lambda: seconds))
 
     return set_to
 
@@ -145,7 +145,7 @@ def test_every_moment_against_a_list(tmp_path_factory: pytest.TempPathFactory, s
     with pytest.MonkeyPatch.context() as patch:
         for number, (step, name) in enumerate(steps):
             seconds = minute(number).timestamp()
-            patch.setattr(_lines, "time", SimpleNamespace(time=lambda seconds=seconds: seconds))
+            patch.setattr(author, "time", SimpleNamespace(time=lambda seconds=seconds: seconds))
             if step == "save":
                 storage.save("w", name, number)
                 there.add(name)

@@ -16,8 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from catalog.errors import InvalidQuestion
+from catalog.format import author
 from functionfuse.errors import InvalidName
-from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage
 
 ALPHABET = "abAB01[]!-^\\*?.:|&~ \n\té中😀\x00/%"
@@ -182,7 +182,7 @@ def save_at(storage: FileStorage, monkeypatch: pytest.MonkeyPatch, moments: dict
     """Save one result at each of the moments, ISO strings with zones."""
     for name, moment in moments.items():
         seconds = datetime.fromisoformat(moment).timestamp()
-        monkeypatch.setattr(_lines, "time", SimpleNamespace(time=lambda seconds=seconds: seconds))
+        monkeypatch.setattr(author, "time", SimpleNamespace(time=lambda seconds=seconds: seconds))
         storage.save("w", name, None)
 
 

@@ -17,8 +17,9 @@ import pytest
 
 from catalog import Catalog
 from catalog.errors import CatalogUnusable, InvalidQuestion
+from catalog.format import author
 from catalog.format.columns import TASKS
-from functionfuse.storage import _lines
+from catalog.format.record import Origin
 from functionfuse.storage.filestorage import FileStorage
 from workshop import blob_id, index_of, run_python, task_names, task_rows
 
@@ -68,14 +69,14 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> FileStorage:
         ("plot", "box"): Box(b"y" * 10_000),
         ("plot", "count"): 42,
     }
-    real = _lines.time
+    real = author.time
     try:
         for minute, ((workflow, task), result) in enumerate(results.items()):
             seconds = datetime.fromisoformat(f"2026-05-01T10:{minute:02d}:00+00:00").timestamp()
-            _lines.time = SimpleNamespace(time=lambda seconds=seconds: seconds)  # type: ignore[assignment]
+            author.time = SimpleNamespace(time=lambda seconds=seconds: seconds)  # type: ignore[assignment]
             storage.save(workflow, task, result)
     finally:
-        _lines.time = real
+        author.time = real
     return storage
 
 
@@ -215,10 +216,8 @@ def test_the_types_of_the_columns(kept: FileStorage) -> None:
 def test_where_a_result_came_from(storage: FileStorage) -> None:
     """What a run adds to a record is found in the columns of its names."""
     run = "01890000-0000-7000-8000-00000000000a"
-    origin = (
-        f'"run_id":"{run}","function":"model","code_fingerprint":"f1","inputs":{{"x":"i1","y":null}},'
-        '"parents":["load"],"duration":1.5'
-    )
+    inputs = {"x": "i1", "y": None}
+    origin = Origin(run_id=run, function="model", code_fingerprint="f1", inputs=inputs, parents=("load",), duration=1.5)
     storage.keep("w", "t", 1, origin)
     (row,) = task_rows(storage.catalog)
     assert (str(row["run_id"]), row["function"], row["code_fingerprint"]) == (run, "model", "f1")

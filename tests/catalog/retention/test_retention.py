@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from catalog.errors import InvalidQuestion
+from catalog.format import author
 from functionfuse.errors import InvalidName, TaskNotFound
-from functionfuse.storage import _lines
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import Note, NoteSerializer
 from processes import at_once
@@ -33,13 +33,13 @@ def storage(tmp_path: Path) -> FileStorage:
 @pytest.fixture
 def age() -> Iterator[Callable[[timedelta], None]]:
     """Return a function that sets how long ago the storage believes to be."""
-    real = _lines.time
+    real = author.time
 
     def set_age(ago: timedelta) -> None:
-        _lines.time = SimpleNamespace(time=lambda: (NOW - ago).timestamp())  # type: ignore[assignment]
+        author.time = SimpleNamespace(time=lambda: (NOW - ago).timestamp())  # type: ignore[assignment]
 
     yield set_age
-    _lines.time = real
+    author.time = real
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_columns_come_as_types_that_sql_has(storage: FileStorage) -> None:
     """Each is there with its values, beside other ones, and what is read is still what was saved."""
     table = pa.table({**{name: column for name, (column, _, _) in COLUMNS.items()}, "b": [1, 2, 3]})
     storage.save("w", "t", table)
-    assert storage.footer("w", "t").record["serializers"] == ["pickle", "ArrowTableSerializer"]
+    assert list(storage.footer("w", "t").record.serializers) == ["pickle", "ArrowTableSerializer"]
     found = {name: kind for name, kind, *_ in rows(storage, "DESCRIBE FROM {}")}
     assert found == {**{name: kind for name, (_, kind, _) in COLUMNS.items()}, "b": "BIGINT"}
     first = rows(storage, "SELECT * FROM {} WHERE b < 3 AND halves IS NOT NULL ORDER BY b")
@@ -130,7 +130,7 @@ def test_labels_that_are_no_texts(storage: FileStorage) -> None:
     pd = pytest.importorskip("pandas")
     storage.save("w", "t", pd.DataFrame({0: [5, 7], "b": [1, 2], ("x", 1): [1.5, 2.5]}))
     assert rows(storage, """SELECT sum("0"), sum(b), max("('x', 1)") FROM {}""") == [(12, 3, 2.5)]
-    assert storage.footer("w", "t").record["summary"]["max"] == {"0": 7, "b": 2, "('x', 1)": 2.5}
+    assert storage.footer("w", "t").record.summary["max"] == {"0": 7, "b": 2, "('x', 1)": 2.5}
 
 
 WIDE = [name for name in ("Int128", "UInt128") if hasattr(pl, name)]
@@ -145,7 +145,7 @@ def test_integers_of_128_bits(storage: FileStorage, name: str) -> None:
     assert storage.read_task("w", "t").equals(frame)
     assert storage.read_task("w", "t").schema == frame.schema
     assert rows(storage, "SELECT sum(a), sum(b) FROM {}") == [(Decimal(2**100 + 7), 6)]
-    summary = storage.footer("w", "t").record["summary"]
+    summary = storage.footer("w", "t").record.summary
     assert (summary["max"], summary["min"]) == ({"a": str(2**100), "b": 3}, {"a": "7", "b": 1})
 
     frame = pl.DataFrame({"a": pl.Series([2**127 - 1, None, 7], dtype=kind), "b": [1, 2, 3]})
@@ -153,7 +153,7 @@ def test_integers_of_128_bits(storage: FileStorage, name: str) -> None:
     assert storage.read_task("w", "t").equals(frame)
     assert storage.read_task("w", "t").schema == frame.schema
     assert rows(storage, "SELECT a::HUGEINT FROM {} WHERE b = 1") == [(2**127 - 1,)]
-    assert storage.footer("w", "t").record["summary"]["max"] == {"b": 3}  # text has another order
+    assert storage.footer("w", "t").record.summary["max"] == {"b": 3}  # text has another order
 
 
 @pytest.mark.parametrize("name", WIDE)
@@ -175,7 +175,7 @@ def test_integers_of_128_bits_inside(storage: FileStorage, name: str, number: in
         found = storage.read_task("w", "t")
         assert found.equals(obj)
         assert found.schema == obj.schema
-        assert storage.footer("w", "t").record["serializers"] == ["pickle", "PolarsFrameSerializer"]
+        assert list(storage.footer("w", "t").record.serializers) == ["pickle", "PolarsFrameSerializer"]
     assert rows(storage, "SELECT b FROM {} ORDER BY b") == [(1,), (2,)]
     series = pl.Series("s", [number, None], dtype=kind)
     storage.save("w", "t", series)

@@ -193,7 +193,7 @@ def test_other_processes_check_chunks(opened: Callable[..., Storage]) -> None:
         storage.save("w", "t", dask_array(0))
     finally:
         declared.MOST_INLINE = usual
-    assert "side_list" in storage.footer("w", "t").record
+    assert storage.footer("w", "t").record.side_list is not None
     sent = pickle.dumps(storage.read_task("w", "t"))
     assert np.array_equal(pickle.loads(sent).compute(), dask_array(0).compute())
     there = Bytes(storage)

@@ -259,14 +259,16 @@ def test_another_blob_of_the_same_id(storage: FileStorage) -> None:
 FORGING = """
 import pickle, sys, xxhash
 from pathlib import Path
+from msgspec.structs import replace
 from catalog.format.footer import close_blob, read_footer
+from catalog.format.json_text import to_json
 path = Path(sys.argv[1])
 data = path.read_bytes()
 footer = read_footer(data, len(data))
 body = pickle.dumps("forged", 5)
 checksum = xxhash.xxh3_128_digest(body)
-text = footer.text.decode().replace(footer.body_checksum.hex(), checksum.hex())
-path.write_bytes(body + close_blob(text, checksum, True))
+record = replace(footer.record, checksum=f"xxh3:{checksum.hex()}")
+path.write_bytes(body + close_blob(to_json(record), checksum, True))
 """
 
 
