@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 
 NAMES = (
-    *("main_road", "writers", "catalog_scale", "live_questions", "arrays", "dask_arrays", "side_digests", "s3"),
-    "ray_nodes",
+    *("main_road", "writers", "catalog_scale", "questions", "live_questions", "arrays", "dask_arrays"),
+    *("side_digests", "s3", "ray_nodes"),
 )
 
 

@@ -15,14 +15,16 @@ from catalog.index.index import Index
 from catalog.journal.compaction import Compacted
 from catalog.query import questions
 from catalog.query.conditions import Parameters
+from catalog.query.filters import EventFilters, ExportFilters, RunFilters, TaskFilters, takes
 from catalog.query.times import Moment
 from catalog.sandbox.limits import Limits
-from catalog.sandbox.sandbox import answer
+from catalog.sandbox.sandbox import Sandbox
 from catalog.store.open import open_store
 from catalog.task import Task, task_of
 
 if TYPE_CHECKING:
     import duckdb
+    from typing_extensions import Unpack
 
     from catalog.audit.export import Export
     from catalog.retention.plan import Age
@@ -85,7 +87,7 @@ class Catalog:
         self._store = open_store(path, storage_options)
         self.path = self._store.root
         self._index = Index(self._store, must_exist, private=index == "private")
-        self._verifies = verify == "always"
+        self._sandbox = Sandbox(self._index, self._store, verifies=verify == "always")
 
     @classmethod
     def open(
@@ -138,44 +140,18 @@ class Catalog:
         with self._index.question() as (_, refreshed):
             return refreshed
 
+    @takes(TaskFilters)
     @at_the_edge
-    def tasks(
-        self,
-        workflow: str = "*",
-        task: str = "*",
-        *,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        as_of: Moment | None = None,
-        serializer: str | None = None,
-        type: str | None = None,
-        min_size: int | None = None,
-        max_size: int | None = None,
-        order_by: str | None = None,
-        limit: int | None = None,
-    ) -> duckdb.DuckDBPyRelation:
+    def tasks(self, workflow: str = "*", task: str = "*", **filters: Unpack[TaskFilters]) -> duckdb.DuckDBPyRelation:
         """Return the results that are stored now, or were at a moment, and meet all filters.
 
         Parameters
         ----------
         workflow, task : str
             Globs as in `fnmatch`, case-sensitive.
-        since, until : datetime, date, str or numpy.datetime64, optional
-            Saved at or after `since` and before `until`. Strings are ISO 8601; times without a zone are local, those of
-            pandas and NumPy too.
-        as_of : datetime, date, str or numpy.datetime64, optional
-            The moment whose results are wanted, as far as journal and blobs tell: what was deleted or copied in by
-            hand left no time but that of its save.
-        serializer : str, optional
-            The name of a serializer that took part.
-        type : str, optional
-            A glob on the type of the result, such as ``"numpy.*"``.
-        min_size, max_size : int, optional
-            Bytes, both included.
-        order_by : str, optional
-            Columns separated by commas, with ``DESC`` where wanted; by default workflow and task.
-        limit : int, optional
-            The most rows.
+        **filters
+            ``since``, ``until``, ``as_of``, ``serializer``, ``type``, ``min_size``, ``max_size``, ``order_by``,
+            ``limit``: see `catalog.query.filters.TaskFilters`.
 
         Returns
         -------
@@ -188,50 +164,20 @@ class Catalog:
         InvalidQuestion
             If a filter, a date, a column or a limit cannot be understood.
         """
-        filters = {
-            "workflow": workflow,
-            "task": task,
-            "since": since,
-            "until": until,
-            "serializer": serializer,
-            "type": type,
-            "min_size": min_size,
-            "max_size": max_size,
-        }
-        return relation(self._index.ask(questions.tasks(filters, as_of, order_by, limit)))
+        return relation(self._index.ask(questions.tasks({"workflow": workflow, "task": task, **filters})))
 
+    @takes(EventFilters)
     @at_the_edge
-    def events(
-        self,
-        workflow: str = "*",
-        task: str = "*",
-        *,
-        event: str = "*",
-        since: Moment | None = None,
-        until: Moment | None = None,
-        serializer: str | None = None,
-        type: str | None = None,
-        min_size: int | None = None,
-        max_size: int | None = None,
-        order_by: str | None = None,
-        limit: int | None = None,
-    ) -> duckdb.DuckDBPyRelation:
+    def events(self, workflow: str = "*", task: str = "*", **filters: Unpack[EventFilters]) -> duckdb.DuckDBPyRelation:
         """Return what happened: saves, overwrites, removals, failures and runs that meet all filters.
 
         Parameters
         ----------
         workflow, task : str
             Globs as in `fnmatch`. A `task` other than ``"*"`` leaves out what concerns a whole workflow.
-        event : str
-            A glob on the kind of event, such as ``"save"`` or ``"run-*"``.
-        since, until : datetime, date, str or numpy.datetime64, optional
-            Happened at or after `since` and before `until`.
-        serializer, type, min_size, max_size
-            As in `tasks`, on what was saved or removed.
-        order_by : str, optional
-            Columns separated by commas, with ``DESC`` where wanted; by default the order in which things happened.
-        limit : int, optional
-            The most rows.
+        **filters
+            ``event``, ``since``, ``until``, ``serializer``, ``type``, ``min_size``, ``max_size``, ``order_by``,
+            ``limit``: see `catalog.query.filters.EventFilters`.
 
         Returns
         -------
@@ -243,45 +189,20 @@ class Catalog:
         InvalidQuestion
             If a filter, a date, a column or a limit cannot be understood.
         """
-        filters = {
-            "workflow": workflow,
-            "task": task,
-            "event": event,
-            "since": since,
-            "until": until,
-            "serializer": serializer,
-            "type": type,
-            "min_size": min_size,
-            "max_size": max_size,
-        }
-        return relation(self._index.ask(questions.events(filters, order_by, limit)))
+        return relation(self._index.ask(questions.events({"workflow": workflow, "task": task, **filters})))
 
+    @takes(RunFilters)
     @at_the_edge
-    def runs(
-        self,
-        workflow: str = "*",
-        *,
-        since: Moment | None = None,
-        until: Moment | None = None,
-        status: str | None = None,
-        backend: str | None = None,
-        order_by: str | None = None,
-        limit: int | None = None,
-    ) -> duckdb.DuckDBPyRelation:
+    def runs(self, workflow: str = "*", **filters: Unpack[RunFilters]) -> duckdb.DuckDBPyRelation:
         """Return the runs of workflows that meet all filters.
 
         Parameters
         ----------
         workflow : str
             A glob as in `fnmatch`.
-        since, until : datetime, date, str or numpy.datetime64, optional
-            Started at or after `since` and before `until`.
-        status, backend : str, optional
-            Globs: ``"finished"``, ``"failed"``, ``"interrupted"``, ``"running"``; ``"local"``.
-        order_by : str, optional
-            Columns separated by commas, with ``DESC`` where wanted; by default when they started.
-        limit : int, optional
-            The most rows.
+        **filters
+            ``since``, ``until``, ``status``, ``backend``, ``order_by``, ``limit``: see
+            `catalog.query.filters.RunFilters`.
 
         Returns
         -------
@@ -293,8 +214,7 @@ class Catalog:
         InvalidQuestion
             If a filter, a date, a column or a limit cannot be understood.
         """
-        filters = {"workflow": workflow, "since": since, "until": until, "status": status, "backend": backend}
-        return relation(self._index.ask(questions.runs(filters, order_by, limit)))
+        return relation(self._index.ask(questions.runs({"workflow": workflow, **filters})))
 
     @at_the_edge
     def task(self, workflow: str, task: str) -> Task:
@@ -383,38 +303,20 @@ class Catalog:
         The query may come from anybody: it reads these tables and results, and nothing else
         is possible: no writing, no files, no network, no settings, no secrets.
         """
-        return relation(
-            answer(
-                self._index,
-                self._store,
-                query,
-                params,
-                Limits(memory_limit, time_limit),
-                verifies=self._verifies,
-            )
-        )
+        return relation(self._sandbox.answer(query, params, Limits(memory_limit, time_limit)))
 
+    @takes(ExportFilters)
     @at_the_edge
     def export(
         self,
         destination: str | os.PathLike[str],
         table: str = "tasks",
         *,
-        workflow: str = "*",
-        task: str = "*",
-        event: str = "*",
-        since: Moment | None = None,
-        until: Moment | None = None,
-        serializer: str | None = None,
-        type: str | None = None,
-        min_size: int | None = None,
-        max_size: int | None = None,
-        status: str | None = None,
-        backend: str | None = None,
         partition_by: str | None = None,
         after: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         storage_options: dict[str, Any] | None = None,
+        **filters: Unpack[ExportFilters],
     ) -> Export:
         """Write a table as Parquet, with what an auditor needs to verify it (`catalog.audit.audit`).
 
@@ -424,8 +326,6 @@ class Catalog:
             A path, or a URL that fsspec knows, such as ``s3://bucket/name.parquet``.
         table : str
             ``tasks``, ``events`` or ``runs``.
-        workflow, task, event, since, until, serializer, type, min_size, max_size, status, backend
-            As the question of that name takes them: `tasks`, `events`, `runs`.
         partition_by : str, optional
             ``workflow`` or ``day``: the destination is then a folder, with a file for each.
         after : str or path-like, optional
@@ -434,6 +334,10 @@ class Catalog:
             Whether an export that is there is replaced, once the new one is complete.
         storage_options : dict, optional
             Keyword arguments of the URL's file system.
+        **filters
+            ``workflow``, ``task``, ``event``, ``since``, ``until``, ``serializer``, ``type``, ``min_size``,
+            ``max_size``, ``status``, ``backend``, as far as the question of the table's name takes them: see
+            `catalog.query.filters.ExportFilters`.
 
         Returns
         -------
@@ -449,20 +353,7 @@ class Catalog:
         """
         from catalog.audit.export import Request, export
 
-        filters = {
-            "workflow": workflow,
-            "task": task,
-            "event": event,
-            "since": since,
-            "until": until,
-            "serializer": serializer,
-            "type": type,
-            "min_size": min_size,
-            "max_size": max_size,
-            "status": status,
-            "backend": backend,
-        }
-        request = Request(table, filters, partition_by, after, overwrite, storage_options)
+        request = Request(table, dict(filters), partition_by, after, overwrite, storage_options)
         return export(self._index, self.path, destination, request)
 
     @at_the_edge
@@ -481,7 +372,7 @@ class Catalog:
 
     @at_the_edge
     def rebuild(self) -> Refreshed:
-        """Build the index anew from the journal; nothing that the journal or the blobs know is lost."""
+        """Rebuild the index from the journal; nothing that the journal or the blobs know is lost."""
         return self._index.rebuild()
 
     @at_the_edge

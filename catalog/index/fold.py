@@ -1,8 +1,8 @@
 """Folding: what the journal and the folders say that the index does not know yet.
 
 The journal's segments are read from their watermarks to the last newline, its
-compacted parts once. What leaves a doubt is settled by the blobs (`catalog.index.reconcile`).
-What only the blobs tell is told to the journal first, where that can be written,
+compacted parts once. What is unconfirmed is reconciled with the blobs (`catalog.index.reconcile`).
+What only the blobs know is appended to the journal first, where that can be written,
 so that every event has its place in a segment.
 """
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from catalog.index.history import History
 from catalog.index.reconcile import ROUNDS, Blobs
+from catalog.index.small_tables import SmallTables
 from catalog.journal import parquet as compacted
 from catalog.journal.lines import Part
 from catalog.journal.segments import Segment, State
@@ -51,16 +52,20 @@ class Fold:
     ----------
     connection : duckdb.DuckDBPyConnection
         The instance to which the index is attached.
+    tables : SmallTables
+        What is known of the index's small tables.
     view : StorageView
         The storage.
     reads_only : bool
         Whether the index is attached read-only: DuckDB then refuses to fold what is new.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, view: StorageView, reads_only: bool = False) -> None:
-        self._history = History(connection, reads_only, not view.store.is_local)
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, tables: SmallTables, view: StorageView, reads_only: bool = False
+    ) -> None:
+        self._history = History(connection, tables, reads_only, not view.store.is_local)
         self._view = view
-        self._blobs = Blobs(self._history, view, self._tell)
+        self._blobs = Blobs(self._history, view, self._append)
         self._competing: list[tuple[str, str]] = []
         self._listed: set[str] = set()  # segments
         self._given_up: set[str] = set()  # segments that were compacted without what is pending in them
@@ -68,34 +73,34 @@ class Fold:
     def refresh(self) -> Refreshed:
         """Fold in all that is new."""
         unended = self._fold_journal()
-        self._blobs.settle_doubtful(self._listed)
-        self._settle_competing()
-        self._blobs.look_through_folders()
-        self._settle_competing()
+        self._blobs.reconcile_pending(self._listed)
+        self._reconcile_competing()
+        self._blobs.scan_folders()
+        self._reconcile_competing()
         self._give_up()
-        torn = self._history.rows("SELECT coalesce(sum(torn), 0) FROM segments")[0][0]
+        torn = sum(torn for _, _, _, torn in self._history.all_of("segments"))
         return Refreshed(self._history.added, int(torn) + unended)
 
-    def settle(self, names: Iterable[tuple[str, str]]) -> None:
-        """Look at the blobs of names, whatever is known of them, and believe them."""
-        self._blobs.settle(names)
-        self._settle_competing()
+    def reconcile(self, names: Iterable[tuple[str, str]]) -> None:
+        """Read the footers of names, whatever is known of them, and believe them."""
+        self._blobs.reconcile(names)
+        self._reconcile_competing()
 
-    def _settle_competing(self) -> None:
+    def _reconcile_competing(self) -> None:
         for _ in range(ROUNDS):
             if not self._competing:
                 return
             names, self._competing = self._competing, []
-            self._blobs.settle(names)  # what the blobs tell may compete again
+            self._blobs.reconcile(names)  # what the blobs say may compete again
         names, self._competing = self._competing, []
-        self._blobs.settle_known(names)
+        self._blobs.reconcile_known(names)
 
     def _give_up(self) -> None:
         """Forget what did not come true before its segment was compacted, as whoever folds only that never knows it."""
         while self._given_up:  # what is compacted meanwhile may hold more of it
             segments, self._given_up = self._given_up, set()
-            self._blobs.settle(self._history.pending_in(segments))
-            self._settle_competing()
+            self._blobs.reconcile(self._history.pending_in(segments))
+            self._reconcile_competing()
             self._history.give_up(segments)
 
     # Journal
@@ -124,12 +129,11 @@ class Fold:
                 lines = size = 0
         if parts:
             self._fold_parts(parts)
-        ends = dict(self._history.rows("SELECT name, position FROM segments"))
+        ends = {name: position for name, position, _, _ in self._history.all_of("segments")}
         return sum(segment.size > ends.get(segment.name, 0) for segment in segments)
 
     def _new_parts(self, segments: list[Segment]) -> Iterator[tuple[Segment, Part]]:
-        rows = self._history.rows("SELECT name, position, lines FROM segments")
-        known = {name: (position, lines) for name, position, lines in rows}
+        known = {name: (position, lines) for name, position, lines, _ in self._history.all_of("segments")}
         new = [(each, known.get(each.name, (0, 0))[0]) for each in segments]
         counts = {name: lines for name, (_, lines) in known.items()}
         for segment, data, end in self._view.read(each for each in new if each[0].size > each[1]):
@@ -151,15 +155,15 @@ class Fold:
         self._history.move_watermarks(moved)
 
     def _fold_compacted(self, files: Iterable[str]) -> None:
-        known = {name for (name,) in self._history.rows("SELECT name FROM compacted")}
+        known = {name for (name,) in self._history.all_of("compacted")}
         for file in files:
             if file not in known:
                 self._fold_file(file)
-                self._history.run("INSERT INTO compacted VALUES (?)", file)
+                self._history.write("compacted", "INSERT INTO compacted VALUES (?)", file)
 
     def _fold_file(self, name: str) -> None:
         with self._view.open_compacted(name) as file:
-            watermarks = dict(self._history.rows("SELECT name, position FROM segments"))
+            watermarks = {name: position for name, position, _, _ in self._history.all_of("segments")}
             segments = compacted.segments(file)
             new = [each for each in segments if each.position > watermarks.get(each.name, 0)]
             names = {each.name for each in segments}
@@ -177,8 +181,8 @@ class Fold:
 
     # Blobs
 
-    def _tell(self, found: Iterable[StoredBlob]) -> bool:
-        """Take saves of which only the blobs tell into journal and history; return whether the journal had news."""
+    def _append(self, found: Iterable[StoredBlob]) -> bool:
+        """Take saves that only the blobs know into journal and history; return whether the journal had news."""
         unknown = self._unknown(found)
         if not unknown:
             return False
@@ -205,8 +209,8 @@ class Fold:
         return [each for event_id, each in each_once.items() if event_id not in known]
 
     def _keep(self, found: list[StoredBlob]) -> None:
-        """Keep in a segment of this index's own what the journal cannot be told."""
-        segment = f"index-{self._history.rows('SELECT index_id FROM meta')[0][0]}"
-        rows = self._history.rows("SELECT lines FROM segments WHERE name = ?", segment)
+        """Keep in a segment of this index's own what cannot be appended to the journal."""
+        segment = f"index-{self._history.all_of('meta')[0][2]}"
+        known = {name: lines for name, _, lines, _ in self._history.all_of("segments")}
         lines = "\n".join(each.line for each in found).encode("ascii")
-        self._take([Part(segment, lines, rows[0][0] if rows else 0, 0)], [segment])
+        self._take([Part(segment, lines, known.get(segment, 0), 0)], [segment])

@@ -18,6 +18,7 @@ from catalog.format.names import encode, from_text
 from catalog.index.engine import lent
 from catalog.index.parsing import LINES, STORED, UNKNOWN_FIELDS, select_batch, select_valid
 from catalog.index.schema import names_of
+from catalog.index.small_tables import Name, SmallTables
 from catalog.journal.lines import Part, table_of
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ class History:
     ----------
     connection : duckdb.DuckDBPyConnection
         The instance in which the index's tables have their plain names.
+    tables : SmallTables
+        What is known of its small tables.
     reads_only : bool
         Whether they cannot be written.
-    twice_is_true : bool
-        Whether an event of which is told a second time came true.
+    confirms_repeated : bool
+        Whether a repeated event is confirmed.
 
     Attributes
     ----------
@@ -48,23 +51,38 @@ class History:
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, reads_only: bool = False, twice_is_true: bool = False
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        tables: SmallTables,
+        reads_only: bool = False,
+        confirms_repeated: bool = False,
     ) -> None:
         self._connection = connection
+        self._tables = tables
         self.reads_only = reads_only
-        self._twice_is_true = twice_is_true
+        self._confirms_repeated = confirms_repeated
         self.added = 0
-        self._newest: str | None = None  # the greatest id in the history, once it matters
 
     # SQL
 
     def run(self, sql: str, *parameters: object) -> None:
-        """Run a statement."""
+        """Run a statement that may write."""
+        self._tables.are_written = True
         self._connection.execute(sql, list(parameters)).fetchall()
 
     def rows(self, sql: str, *parameters: object) -> list[Any]:
         """Return the rows of a statement."""
         return self._connection.execute(sql, list(parameters)).fetchall()
+
+    def all_of(self, table: Name) -> list[Any]:
+        """Return all rows of a small table."""
+        return self._tables.rows(table, self.rows)
+
+    def write(self, table: Name, sql: str, *parameters: object) -> list[Any]:
+        """Run a statement that writes a small table, and return its rows."""
+        self._tables.forget(table)
+        self._tables.are_written = True
+        return self.rows(sql, *parameters)
 
     # Batches
 
@@ -90,11 +108,11 @@ class History:
     def move_watermarks(self, moved: list[tuple[str, int, int, int]]) -> None:
         """Note how much of segments is folded: name, bytes, lines, and how many more of these are torn."""
         if moved:
-            self.run(_MOVED, *map(list, zip(*moved, strict=True)))
+            self.write("segments", _MOVED, *map(list, zip(*moved, strict=True)))
 
     def forget_watermarks(self, segments: list[str]) -> None:
         """Note that nothing of segments is folded."""
-        self.run("DELETE FROM segments WHERE name IN (SELECT unnest(?))", segments)
+        self.write("segments", "DELETE FROM segments WHERE name IN (SELECT unnest(?))", segments)
 
     def batch_of_table(self, table: pa.Table) -> None:
         """Make the batch of rows of a compacted part of the journal, but those behind their segments' watermarks."""
@@ -111,24 +129,25 @@ class History:
         Parameters
         ----------
         growing : iterable of str
-            Segments whose newest lines it holds, and of which only the last event is doubtful.
+            Segments whose newest lines it holds, and of which only the last event is unconfirmed.
         opened : iterable of str
             Segments all of whose events are.
 
         Returns
         -------
         list of (str, str)
-            Workflow and task of the names at which only the blob tells what counts.
+            Workflow and task of the names at which only the blob says what counts.
         """
         events, distinct, first, last, *found = self.rows(_SURVEY)[0]
+        is_late = bool(events) and first <= self._newest_from(first)  # as is rarely so: ids grow
         again: list[tuple[str, str]] = []
-        if events and (distinct < events or first <= self._newest_from(first)):
-            again = self._leave_new(first, is_once=distinct == events)
+        if distinct < events or is_late:
+            again = self._leave_new(first, distinct == events, is_late)
             if self.rows("SELECT count(*) FROM batch") != [(events,)]:
                 events, _, _, _, *found = self.rows(_SURVEY)[0]
-        named, names, known, pins, workflows = found
+        named, names, known, replaced, pins, workflows = found
         if events:
-            self._newest = max(self._newest_from(first), last)
+            self._tables.newest = max(self._newest_from(first), last)
         self.added += events
         if workflows:
             self._mark_dirty([encode(from_text(workflow)) for workflow in workflows])
@@ -142,26 +161,27 @@ class History:
             self.run(_LATEST)
         if pins:
             self.run(_PINS)
-        return again + competing + self._update_pending(list(growing), list(opened), first)
+        since = first if replaced or is_late else None
+        return again + competing + self._update_pending(list(growing), list(opened), since)
 
     def _newest_from(self, first: str) -> str:
         """Return the greatest id of the history; an empty text if that is known to be less than `first`."""
-        if self._newest is None:
+        if self._tables.newest is None:
             newest = "SELECT max(event_id)::VARCHAR FROM history WHERE event_id >= ?::UUID"
-            self._newest = self.rows(newest, first)[0][0] or ""
-        return self._newest
+            self._tables.newest = self.rows(newest, first)[0][0] or ""
+        return self._tables.newest
 
-    def _leave_new(self, first: str, is_once: bool) -> list[tuple[str, str]]:
-        """Leave in the batch, once, what is not in the history; return the names of what was told again."""
+    def _leave_new(self, first: str, is_once: bool, is_late: bool) -> list[tuple[str, str]]:
+        """Leave in the batch, once, what is not in the history; return the names of what is repeated."""
         again: list[tuple[str, str]] = []
         if not is_once:
-            if self._twice_is_true:
-                again += self.rows(_TOLD_TWICE)
+            if self._confirms_repeated:
+                again += self.rows(_REPEATED_IN_BATCH)
             self.run("DELETE FROM batch WHERE rowid NOT IN (SELECT min(rowid) FROM batch GROUP BY event_id)")
-        if first <= self._newest_from(first):  # as is rarely so: ids grow
-            if self._twice_is_true:
-                again += self.rows(_TOLD_AGAIN)
-                self.run("DELETE FROM pending WHERE event_id IN (SELECT event_id FROM batch)")
+        if is_late:
+            if self._confirms_repeated:
+                again += self.rows(_REPEATED)
+                self.write("pending", "DELETE FROM pending WHERE event_id IN (SELECT event_id FROM batch)")
             self.run(
                 "DELETE FROM batch USING history WHERE history.event_id = batch.event_id AND history.event_id >= ?",
                 first,
@@ -169,44 +189,46 @@ class History:
         return again
 
     def close(self, segments: Iterable[str]) -> list[tuple[str, str]]:
-        """Take all events of segments to have come true.
+        """Confirm all events of segments.
 
         Returns
         -------
         list of (str, str)
-            Workflow and task of those whose blob was looked at before that, and has to be once more.
+            Workflow and task of those whose footer was read before that, and has to be once more.
         """
-        opened = {segment for (segment,) in self.rows("SELECT DISTINCT segment FROM pending")}
-        closed = list(opened.intersection(segments))
-        return self._settled(closed) if closed else []
+        return self._confirmed(segments)
 
     def pending_in(self, segments: Collection[str]) -> list[tuple[str, str]]:
         """Return workflow and task of the pending events of segments."""
-        rows = self.rows("SELECT workflow, task, segment FROM pending")
-        return [(workflow, task) for workflow, task, segment in rows if segment in segments]
+        return [(workflow, task) for _, _, workflow, task, segment, _ in self.all_of("pending") if segment in segments]
 
     def give_up(self, segments: Collection[str]) -> None:
         """Forget the pending events of segments, but where nothing else is known of a name."""
         pending = "SELECT event_id FROM pending WHERE segment IN (SELECT unnest(?))"
         self.run(f"DELETE FROM past WHERE event_id IN ({pending})", list(segments))
         unknown = "SELECT event_id FROM pending ANTI JOIN latest USING (event_id) WHERE segment IN (SELECT unnest(?))"
-        self.run(f"DELETE FROM pending WHERE event_id IN ({unknown})", list(segments))
+        self.write("pending", f"DELETE FROM pending WHERE event_id IN ({unknown})", list(segments))
 
     def confirm(self, table: pa.Table) -> list[tuple[str, str]]:
-        """Take the events in compacted rows to have come true; returns as `close` does."""
+        """Confirm the events in compacted rows; returns as `close` does."""
         ids = f"SELECT TRY_CAST(event_id AS UUID) FROM {_ROWS}"
         with lent(self._connection, _ROWS, table):
-            return self.rows(f"DELETE FROM pending WHERE event_id IN ({ids}) RETURNING workflow, task")
+            return self.write("pending", f"DELETE FROM pending WHERE event_id IN ({ids}) RETURNING workflow, task")
 
-    def _settled(self, segments: list[str]) -> list[tuple[str, str]]:
-        settled = "DELETE FROM pending WHERE segment IN (SELECT unnest(?)) RETURNING workflow, task, looked"
-        return [(workflow, task) for workflow, task, looked in self.rows(settled, segments) if looked is not None]
+    def _confirmed(self, segments: Iterable[str]) -> list[tuple[str, str]]:
+        with_pending = {segment for _, _, _, _, segment, _ in self.all_of("pending")}.intersection(segments)
+        if not with_pending:
+            return []
+        confirmed = "DELETE FROM pending WHERE segment IN (SELECT unnest(?)) RETURNING workflow, task, looked"
+        rows = self.write("pending", confirmed, list(with_pending))
+        return [(workflow, task) for workflow, task, looked in rows if looked is not None]
 
-    def _update_pending(self, growing: list[str], opened: list[str], first: str | None) -> list[tuple[str, str]]:
-        # Whatever was pending in a segment is settled by the lines behind it; its newest event may be pending now.
-        # Where the blob was seen before that, as it was, it has to be looked at again.
-        seen = self._settled(growing)
-        self.run(
+    def _update_pending(self, growing: list[str], opened: list[str], since: str | None) -> list[tuple[str, str]]:
+        # Whatever was pending in a segment is confirmed by the lines behind it; its newest event may be pending now.
+        # Where the footer was read before that, it has to be read again.
+        seen = self._confirmed(growing)
+        self.write(
+            "pending",
             """INSERT INTO pending SELECT event_id, event, workflow, task, segment, NULL
             FROM batch SEMI JOIN (
                 SELECT segment, max(position) AS position FROM batch
@@ -215,25 +237,28 @@ class History:
             growing,
         )
         if opened:
-            self.run(
+            self.write(
+                "pending",
                 """INSERT INTO pending SELECT event_id, event, workflow, task, segment, NULL
                 FROM batch WHERE event IN ('save', 'remove') AND segment IN (SELECT unnest(?))""",
                 opened,
             )
         # What was replaced had come true, in whatever order the lines of the two are read; the later id replaces.
-        self.run(
-            "DELETE FROM pending WHERE event_id IN (SELECT replaces FROM history WHERE event_id >= ?::UUID)", first
-        )
+        if since is not None and self.all_of("pending"):
+            replaced = "SELECT replaces FROM history WHERE event_id >= ?::UUID"
+            self.write("pending", f"DELETE FROM pending WHERE event_id IN ({replaced})", since)
         return seen
 
     def _mark_dirty(self, folders: list[str]) -> None:
-        # A folder that is not there gets its row too: lines may tell of what was deleted with the whole folder.
-        known = dict(self.rows("SELECT folder, dirty FROM folders"))
+        # A folder that is not there gets its row too: lines may be about what was deleted with the whole folder.
+        known = {folder: dirty for folder, _, _, dirty, _, _ in self.all_of("folders")}
         new = [folder for folder in folders if folder not in known]
         if new:
-            self.run("INSERT INTO folders SELECT unnest(?), NULL, false, true, 0, 0", new)
+            self.write("folders", "INSERT INTO folders SELECT unnest(?), NULL, false, true, 0, 0", new)
         if not all(known.get(folder, True) for folder in folders):
-            self.run("UPDATE folders SET dirty = true WHERE NOT dirty AND folder IN (SELECT unnest(?))", folders)
+            self.write(
+                "folders", "UPDATE folders SET dirty = true WHERE NOT dirty AND folder IN (SELECT unnest(?))", folders
+            )
 
     # What compaction asks (`catalog.journal.compaction.FoldedJournal`)
 
@@ -245,19 +270,21 @@ class History:
 
     def folded(self) -> set[str]:
         """Return the names of the segments that are folded."""
-        return {name for (name,) in self.rows("SELECT name FROM segments")}
+        return {name for name, *_ in self.all_of("segments")}
 
     def pending_ids(self) -> set[str]:
         """Return the ids of the events that are not confirmed."""
-        return {event_id for (event_id,) in self.rows("SELECT event_id::VARCHAR FROM pending")}
+        return {str(event_id) for event_id, *_ in self.all_of("pending")}
 
     # Single events
 
     def knows(self, event_ids: Iterable[str]) -> set[str]:
-        """Return those of the ids that are in the history."""
-        ids = list(event_ids)
+        """Return those of the ids that are in the history, as all pending ones are."""
+        ids = set(event_ids)
+        pending = ids & self.pending_ids()
+        others = list(ids - pending)
         known = "SELECT event_id::VARCHAR FROM history WHERE event_id IN (SELECT unnest(?::UUID[]))"
-        return {event_id for (event_id,) in self.rows(known, ids)} if ids else set()
+        return pending.union(event_id for (event_id,) in self.rows(known, others)) if others else pending
 
     def choose(self, chosen: str, *parameters: object) -> None:
         """Let other events of their names be the ones that count.
@@ -303,21 +330,22 @@ _MOVED = """
     WHEN NOT MATCHED THEN INSERT VALUES (moved.name, moved.position, moved.lines, moved.torn)
 """
 
+# Two of the same hash count as one: then what is always right is done, which takes longer.
 _SURVEY = """
-    SELECT count(*), count(DISTINCT event_id), min(event_id)::VARCHAR, max(event_id)::VARCHAR,
-           count(*) FILTER (named), count(DISTINCT (workflow, task)) FILTER (named),
-           (SELECT count(*) FROM latest SEMI JOIN batch USING (workflow, task)),
+    SELECT count(*), count(DISTINCT hash(event_id)), min(event_id)::VARCHAR, max(event_id)::VARCHAR,
+           count(*) FILTER (named), count(DISTINCT hash(workflow, task)) FILTER (named),
+           (SELECT count(*) FROM latest SEMI JOIN batch USING (workflow, task)), count(replaces),
            coalesce(bool_or(event IN ('pin', 'unpin')), false),
            list(DISTINCT workflow) FILTER (workflow IS NOT NULL)
     FROM (SELECT *, event IN ('save', 'remove') AS named FROM batch)
 """
 
-_TOLD_TWICE = """
+_REPEATED_IN_BATCH = """
     SELECT workflow, task FROM batch WHERE event IN ('save', 'remove')
     GROUP BY workflow, task, event_id HAVING count(*) > 1
 """
 
-_TOLD_AGAIN = """
+_REPEATED = """
     SELECT workflow, task FROM batch WHERE event IN ('save', 'remove')
     AND event_id IN (SELECT event_id FROM history WHERE event_id >= (SELECT min(event_id) FROM batch))
 """

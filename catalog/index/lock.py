@@ -5,13 +5,23 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
+from catalog.format.ids import new_id
 from catalog.store import regular
 
+_MARK = 36  # bytes: an id
+_PATIENCE = 5.0  # seconds to wait for other processes' questions, nearly all of which take milliseconds
 
-class Held(Exception):
+
+class IndexUnavailable(Exception):
     """An index that cannot be used here and now, through no fault of its own."""
+
+
+class LockTimeout(IndexUnavailable):
+    """Others hold its lock, and for long."""
 
 
 class Lock:
@@ -26,9 +36,8 @@ class Lock:
 
     Raises
     ------
-    Held
-        If there is something else than a file, it may not be opened for writing, or its file system has no locks; by
-        `wait`, if others hold it for long.
+    IndexUnavailable
+        If there is something else than a file, it may not be opened for writing, or its file system has no locks.
 
     Notes
     -----
@@ -42,7 +51,7 @@ class Lock:
         try:
             self._handle = regular.open_file(path, os.O_RDWR | os.O_CREAT, mode)
         except OSError as error:  # another user's
-            raise Held(f"{path} cannot be opened for writing: {error.strerror}") from error
+            raise IndexUnavailable(f"{path} cannot be opened for writing: {error.strerror}") from error
 
     def __enter__(self) -> Lock:
         """Return itself."""
@@ -71,11 +80,22 @@ class Lock:
             fcntl.flock(self._handle, fcntl.LOCK_UN)
             self._is_held = False
 
-    def wait(self, began: float, patience: float) -> None:
-        """Pause between two attempts, the first of which was at `began`; `patience` is how long all may take, in s."""
-        if time.monotonic() > began + patience:
-            raise Held(f"another process has held {self._path} for {patience:.0f} s")
-        time.sleep(0.001)
+    def mark(self) -> bytes:
+        """Return the mark of the last who wrote what is locked."""
+        return os.pread(self._handle, _MARK, 0)
+
+    def leave_mark(self) -> None:
+        """Leave a mark of one's own, before writing: a coarse clock of a file system does not tell of every write."""
+        with suppress(OSError):  # a full disk: writing will say so
+            os.pwrite(self._handle, new_id().encode(), 0)
+
+    def wait_for(self, attempt: Callable[[], bool]) -> None:
+        """Attempt something, such as `share`, until it succeeds; `LockTimeout` if others hold the lock for long."""
+        began = time.monotonic()
+        while not attempt():
+            if time.monotonic() > began + _PATIENCE:
+                raise LockTimeout(f"another process has held {self._path} for {_PATIENCE:.0f} s")
+            time.sleep(0.001)
 
     def _taken(self, how: int) -> bool:
         try:
@@ -83,6 +103,6 @@ class Lock:
         except BlockingIOError:
             return False
         except OSError as error:  # NFS without a lock service, some FUSE file systems
-            raise Held(f"{self._path} cannot be locked there: {error.strerror}") from error
+            raise IndexUnavailable(f"{self._path} cannot be locked there: {error.strerror}") from error
         self._is_held = True
         return True

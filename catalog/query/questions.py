@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from catalog.format.columns import EVENTS, RUNS, TABLES, TASKS
+from catalog.format.columns import EVENTS, RUNS, TABLES, TASKS, Column
 from catalog.format.names import to_text
 from catalog.index.question import Question
 from catalog.index.schema import names_of
@@ -16,10 +16,11 @@ from catalog.query.times import Moment, to_utc
 Filters = Mapping[str, Any]  # by the names that `catalog.query.filters` knows
 
 
-def tasks(filters: Filters, as_of: Moment | None, order_by: str | None, limit: int | None) -> Question:
+def tasks(filters: Filters) -> Question:
     """Return the question for results: those of now, or those of a moment."""
-    rest = order(order_by, TASKS, "workflow, task") + limited(limit)
+    rest = _rows(filters, TASKS, "workflow, task")
     columns = names_of(TASKS)
+    as_of = filters.get("as_of")
     if as_of is None:
         now = conditions("tasks", filters)
         return Question(f"SELECT {columns} FROM tasks{now.where()}{rest}", now.parameters)
@@ -67,14 +68,18 @@ def _at(conditions: Conditions, as_of: Moment) -> Question:
     return Question(sql, [*conditions.parameters, moment])
 
 
-def events(filters: Filters, order_by: str | None, limit: int | None) -> Question:
+def events(filters: Filters) -> Question:
     """Return the question for what happened."""
-    return _of_table("events", filters, order(order_by, EVENTS, "event_id") + limited(limit))
+    return _of_table("events", filters, _rows(filters, EVENTS, "event_id"))
 
 
-def runs(filters: Filters, order_by: str | None, limit: int | None) -> Question:
+def runs(filters: Filters) -> Question:
     """Return the question for runs."""
-    return _of_table("runs", filters, order(order_by, RUNS, "started, run_id") + limited(limit))
+    return _of_table("runs", filters, _rows(filters, RUNS, "started, run_id"))
+
+
+def _rows(filters: Filters, columns: tuple[Column, ...], default: str) -> str:
+    return order(filters.get("order_by"), columns, default) + limited(filters.get("limit"))
 
 
 def _of_table(table: str, filters: Filters, rest: str) -> Question:

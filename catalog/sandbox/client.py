@@ -1,4 +1,4 @@
-"""The process for boxed SQL, seen from the one that asks.
+"""The process of the sandbox, seen from the one that asks.
 
 It is started at the first question, kept for the next ones, and killed as soon
 as it takes too much; the next question then starts another.

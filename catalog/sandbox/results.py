@@ -1,8 +1,8 @@
 """Results as tables: ``result('workflow', 'task')`` in a query is the Parquet that the result was saved as.
 
-The names are found in the query before it runs, by the box, which alone reads
+The names are found in the query before it runs, by the sandbox, which alone reads
 queries. They become those of tables that are handed to it: Arrow datasets over
-files that were opened before it was closed. So nothing that the box shuts out has to be let in, a table can only be
+files that were opened before it was closed. So nothing that the sandbox shuts out has to be let in, a table can only be
 read, and of a large one only the columns and row groups that are asked for are.
 """
 

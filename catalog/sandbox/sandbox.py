@@ -1,4 +1,4 @@
-"""SQL from anybody, in a box: it reads the catalog, and nothing else is possible.
+"""SQL from anybody, in a sandbox: it reads the catalog, and nothing else is possible.
 
 Two walls, each of which holds alone. The statements are read before they run
 (`catalog.sandbox.statements`), so that a refusal can say what was refused. And they run
@@ -37,44 +37,54 @@ if TYPE_CHECKING:
 _TEXT = re.compile(r"[^\0\ud800-\udfff]*").fullmatch  # at a NUL, some versions stop reading
 
 
-def answer(
-    index: Index, store: Store, query: str, parameters: Parameters, limits: Limits, *, verifies: bool
-) -> pa.Table:
-    """Return the answer to anybody's SQL.
+class Sandbox:
+    """Answers anybody's SQL over one storage.
 
     Parameters
     ----------
     index : Index
-        What the query sees.
+        What a query sees.
     store : Store
         The storage, for results that are read as tables.
-    query : str
-        One or more reading statements; the answer is the last one's.
-    parameters : list, tuple or mapping, optional
-        The query's parameters.
-    limits : Limits
-        What it may take.
     verifies : bool
         Whether the files of results are held against their digests.
-
-    Returns
-    -------
-    pyarrow.Table
-        All rows.
-
-    Raises
-    ------
-    CatalogUnusable
-        If there is no storage, or neither its index nor a private one can be used.
-    InvalidQuestion
-        If the query does more than reading, parameters are missing or too many, DuckDB refuses it, or it takes too
-        much.
     """
-    client.start()
-    with explained(limits):
-        text, named = _named(query, limits)
-        with fetched(named, store, verifies) as tables:
-            return index.shared(lambda path: run(path, text, parameters, limits, tables))
+
+    def __init__(self, index: Index, store: Store, verifies: bool) -> None:
+        self._index = index
+        self._store = store
+        self._verifies = verifies
+
+    def answer(self, query: str, parameters: Parameters, limits: Limits) -> pa.Table:
+        """Return the answer to a query.
+
+        Parameters
+        ----------
+        query : str
+            One or more reading statements; the answer is the last one's.
+        parameters : list, tuple or mapping, optional
+            The query's parameters.
+        limits : Limits
+            What it may take.
+
+        Returns
+        -------
+        pyarrow.Table
+            All rows.
+
+        Raises
+        ------
+        CatalogUnusable
+            If there is no storage, or neither its index nor a private one can be used.
+        InvalidQuestion
+            If the query does more than reading, parameters are missing or too many, DuckDB refuses it, or it takes too
+            much.
+        """
+        client.start()
+        with explained(limits):
+            text, named = _named(query, limits)
+            with fetched(named, self._store, self._verifies) as tables:
+                return self._index.shared(lambda path: run(path, text, parameters, limits, tables))
 
 
 def run(path: str, query: str, parameters: Parameters, limits: Limits, tables: Tables) -> pa.Table:

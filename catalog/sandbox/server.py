@@ -1,4 +1,4 @@
-"""The process in which boxed SQL is read and runs: it asks DuckDB and sends the answer, within limits that hold.
+"""The process in which anybody's SQL is read and runs: it asks DuckDB and sends the answer, within limits that hold.
 
 DuckDB's own limits are looked at between pieces of work, and do not count what
 a function builds for a single row. The operating system's limits hold always:
@@ -39,8 +39,8 @@ HEADER = struct.Struct(">cQ")
 READY, TAKEN, PIECE, END = b"R", b"T", b"P", b"E"
 
 
-# What closes the box once the index is attached, in this order. Without access to files DuckDB still opens those that
-# are attached, and `COPY ... TO` would write to them; without a file system it opens none, and reads what is open.
+# What closes the sandbox once the index is attached, in this order. Without access to files DuckDB still opens those
+# that are attached, and `COPY ... TO` would write to them; without a file system it opens none, and reads what is open.
 _CLOSING = (
     "SET enable_external_access = false",
     "SET disabled_filesystems = 'LocalFileSystem'",

@@ -1,4 +1,4 @@
-"""The first wall of the box: SQL is read before it runs, so that a refusal can say what was refused.
+"""The first wall of the sandbox: SQL is read before it runs, so that a refusal can say what was refused.
 
 Only the process of the sandbox reads it (`catalog.sandbox.server`): a short text can make the parser take gigabytes
 and minutes, whether it is SQL or not. DuckDB's parser tells statements apart and its tokenizer finds the words, so no
@@ -21,7 +21,7 @@ from catalog.query.conditions import Parameters
 if TYPE_CHECKING:
     import duckdb
 
-#: The name under which the index is attached in the box; what lies in it besides the catalog's tables is not shown.
+#: The name under which the index is attached in the sandbox; what lies in it besides the catalog's tables is not shown.
 INDEX = "functionfuse_index"
 
 _READING = {"EXPLAIN", "SELECT"}

@@ -67,7 +67,7 @@ def _has_index(root: str) -> bool:
 
 
 def _known(title: str, root: str, index: Index) -> str:
-    with index.glance() as connection:
+    with index.as_last_asked() as connection:
         if connection is None:
             return html.page(title, root, "the catalog has not been asked yet")
         return _told(title, root, connection, "when the catalog was last asked: ")

@@ -81,18 +81,18 @@ class Repair:
     # The index
 
     def _list(self, suspicion: Suspicion) -> str:
-        self._settle(suspicion.finding)
+        self._reconcile(suspicion.finding)
         return "taken into the catalog"
 
     def _record_loss(self, suspicion: Suspicion) -> str:
         if self._store.stat(suspicion.at) is not None:
             return "it is there again"
         _append(self._store, suspicion.at, _removal(suspicion, {"reason": "missing"}))
-        self._settle(suspicion.finding)
+        self._reconcile(suspicion.finding)
         return "its loss is recorded as a removal"
 
-    def _settle(self, finding: Finding) -> None:
-        self._index.settle([(to_text(finding.workflow), to_text(finding.task or ""))])
+    def _reconcile(self, finding: Finding) -> None:
+        self._index.reconcile([(to_text(finding.workflow), to_text(finding.task or ""))])
 
     # Quarantine
 
@@ -108,7 +108,7 @@ class Repair:
             _append(self._store, path, line, lambda: self._store.move(path, to, tag))
         except Changed:
             return "left: it was saved anew"
-        self._settle(suspicion.finding)
+        self._reconcile(suspicion.finding)
         if suspicion.row is not None and suspicion.row.blob_id is not None:
             self._move_side_folder(path.rpartition("/")[0], suspicion.row.blob_id, to.rpartition("/")[0])
         return f"moved to {to}"

@@ -19,6 +19,7 @@ import pyarrow.parquet  # noqa: F401
 
 from catalog import Catalog
 from catalog.index.history import History
+from catalog.index.small_tables import SmallTables
 from catalog.journal.compaction import Compaction
 from catalog.journal.view import StorageView
 from functionfuse.storage.filestorage import FileStorage
@@ -39,7 +40,7 @@ def compact(root: Path, moment: int) -> None:
     with catalog._index.question() as (connection, _):
         if moment >= 0:
             Death(moment).arm()
-        Compaction(History(connection), StorageView.of(catalog._store)).compact_all()
+        Compaction(History(connection, SmallTables()), StorageView.of(catalog._store)).compact_all()
 
 
 def check(root: Path, expected: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from catalog.index import definitions, engine, index
+from catalog.index import attach, definitions, engine
 from functionfuse.storage.filestorage import FileStorage
 from workshop import index_of
 
@@ -95,12 +95,12 @@ def test_an_index_of_ours_is_left_alone(storage: FileStorage, monkeypatch: pytes
     """It is looked at once, again after others changed it, and not built anew; also by a process that comes later."""
     looked = []
     ours = definitions.foreign
-    monkeypatch.setattr(index, "foreign", lambda *args: looked.append(found := ours(*args)) or found)
+    monkeypatch.setattr(attach, "foreign", lambda *args: looked.append(found := ours(*args)) or found)
     storage.save("w", "ok", 41)
     storage.list_tasks("w")
     inode = index_of(storage).stat().st_ino
     assert looked == []  # it was made by this process
-    index._known.clear()
+    attach._left.clear()
     for _ in range(3):
         storage.list_tasks("w")
     assert looked == [[]]

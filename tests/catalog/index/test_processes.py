@@ -16,7 +16,8 @@ import duckdb
 import pytest
 
 from catalog import Catalog
-from catalog.index import index
+from catalog.index import lock as locking
+from catalog.index import place
 from functionfuse.storage.filestorage import FileStorage
 from workshop import index_of, root_of, run_python, running_python, say, task_names, task_rows, wait_for
 
@@ -24,7 +25,7 @@ from workshop import index_of, root_of, run_python, running_python, say, task_na
 @pytest.fixture
 def endless_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a question that has to wait for others wait until the test has failed."""
-    monkeypatch.setattr(index, "_PATIENCE", 600.0)
+    monkeypatch.setattr(locking, "_PATIENCE", 600.0)
 
 
 # At once
@@ -199,7 +200,7 @@ def test_an_index_that_another_program_has_open(
     """While a foreign program holds the index, a private one answers at once; that is said once a process."""
     storage.save("w", "a", 1)
     expected = task_rows(storage.catalog)
-    index._reported.clear()
+    place._reported.clear()
     with held(storage, how), caplog.at_level(logging.WARNING, "functionfuse.catalog"):
         assert task_rows(storage.catalog) == expected
         storage.save("w", "b", 2)
@@ -229,7 +230,7 @@ def test_a_question_of_another_process_that_takes_long(storage: FileStorage, mon
     """A process that holds the lock for longer than others are patient is not waited for."""
     storage.save("w", "a", 1)
     storage.list_tasks("w")
-    monkeypatch.setattr(index, "_PATIENCE", 0.2)
+    monkeypatch.setattr(locking, "_PATIENCE", 0.2)
     with open(f"{index_of(storage)}.lock", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert storage.list_tasks("w") == ["a"]

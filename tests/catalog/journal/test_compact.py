@@ -15,7 +15,7 @@ import pytest
 
 from catalog import Catalog
 from catalog.format.ids import new_id
-from catalog.index import index
+from catalog.index import opening
 from catalog.journal import append as journal
 from catalog.journal import compaction as compact
 from functionfuse.errors import StorageUnusable, UnsupportedFormat
@@ -177,7 +177,7 @@ def test_questions_compact_by_themselves(storage: FileStorage, monkeypatch: pyte
     before = said(storage)
     assert parquet(storage) == []
     age(storage)
-    index._compact_again.clear()
+    opening._compact_again.clear()
     storage.list_tasks("w")
     assert len(parquet(storage)) == 1
     assert segments(storage) == []
@@ -201,7 +201,7 @@ def test_small_files_are_merged(storage: FileStorage) -> None:
 def test_questions_merge_small_files(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many segments come and go, questions keep the number of compacted files small."""
     monkeypatch.setattr(compact, "_MANY", 4)
-    monkeypatch.setattr(index, "_RARELY", 0.0)
+    monkeypatch.setattr(opening, "_RARELY", 0.0)
     for number in range(40):
         write_segment(storage, [{"event": "x", "event_id": f"01a21316-00b6-7000-bcd2-0000000000{number:02x}"}])
         age(storage)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import InvalidQuestion
-from catalog.index import index
+from catalog.index import lock as locking
+from catalog.index import place
 from catalog.index.lock import Lock
 from functionfuse.storage.filestorage import FileStorage
 from workshop import index_of, root_of, run_python, running_python, task_names, task_rows, wait_for
@@ -76,7 +77,7 @@ def asked_elsewhere(storage: FileStorage, seconds: float) -> Iterator[None]:
 @pytest.fixture
 def quiet(storage: FileStorage, caplog: pytest.LogCaptureFixture) -> Iterator[FileStorage]:
     """Return a storage with two results, whose questions must log nothing: no private index answers them."""
-    index._reported.clear()
+    place._reported.clear()
     for name in ("a", "b"):
         storage.save("w", name, 1)
     assert storage.list_tasks("w") == ["a", "b"]
@@ -122,7 +123,7 @@ def test_who_has_news_does_not_wait_forever(
     quiet: FileStorage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind a query that runs for longer than others are patient, a private index tells the news."""
-    monkeypatch.setattr(index, "_PATIENCE", 0.3)
+    monkeypatch.setattr(locking, "_PATIENCE", 0.3)
     with asked_elsewhere(quiet, 60):
         quiet.save("w", "c", 1)
         assert quiet.list_tasks("w") == ["a", "b", "c"]

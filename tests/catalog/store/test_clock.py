@@ -57,7 +57,7 @@ def test_compaction_waits_for_segments_that_are_being_written(
     storage.list_tasks("w")
     assert segments(storage)
     age(storage, 300 + wrong_clock)  # by this machine's clock
-    monkeypatch.setattr("catalog.index.index._compact_again", {})
+    monkeypatch.setattr("catalog.index.opening._compact_again", {})
     storage.list_tasks("w")
     assert not segments(storage)
 
