@@ -910,6 +910,8 @@ def python(script: Path, *args: str, **environment: str) -> subprocess.Completed
 @pytest.mark.parametrize("more", ["", pytest.param("estimators", marks=pytest.mark.slow)])
 def test_another_process_raises_no_false_alarm(tmp_path: Path, more: str) -> None:
     """Sets, dicts, arrays, functions, dataclasses and estimators have one fingerprint under every hash seed."""
+    if more:
+        pytest.importorskip("sklearn")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     outputs = []
