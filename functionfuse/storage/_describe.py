@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from catalog.format.names import to_text
 from functionfuse.serializers.base import Statistics
@@ -28,7 +30,7 @@ from functionfuse.storage._summaries import add_statistics, summary
 _log = logging.getLogger("functionfuse.storage")
 
 
-class Description(NamedTuple):
+class Description(Struct, frozen=True, gc=False):
     """What a record says of a result.
 
     Attributes
