@@ -103,7 +103,7 @@ class LocalStore(Store):
         return None
 
     def ls(self, prefix: str, deep: bool = True) -> Listing:
-        """List the regular files whose keys begin with `prefix`."""
+        """List the regular files whose keys begin with `prefix`; all else counts as a folder."""
         folder, _, head = prefix.rpartition("/")
         top = f"{self.root}/{folder}" if folder else self.root
         if not self._is_reached(prefix):
@@ -120,10 +120,10 @@ class LocalStore(Store):
                 with suppress(FileNotFoundError):  # removed meanwhile
                     if found.is_file(follow_symlinks=False):
                         entries.append(_entry(key, found.stat(follow_symlinks=False)))
-                    elif found.is_dir(follow_symlinks=not below) and deep:  # a workflow's folder may be a link
-                        waiting.append((found.path, key))
-                    elif found.is_dir(follow_symlinks=not below):
+                    elif not deep:
                         folders.append(key)
+                    elif found.is_dir(follow_symlinks=not below):  # a workflow's folder may be a link
+                        waiting.append((found.path, key))
         return Listing(sorted(entries, key=lambda each: each.key), sorted(folders), 0.0)
 
     def names(self, folder: str) -> list[str]:

@@ -83,7 +83,10 @@ def examine(store: Store, folder: str, record: Record, folders: set[tuple[str, s
         return _of_list("damaged", record, side, str(error))
     except Unreadable as error:
         return _of_list("unchecked", record, side, str(error))
-    there = {entry.key[len(side()) + 1 :]: entry.size for entry in store.ls(f"{side()}/").entries}
+    try:
+        there = {entry.key[len(side()) + 1 :]: entry.size for entry in store.ls(f"{side()}/").entries}
+    except PermissionError:
+        return Examination([("unchecked", side(file.name), "its folder may not be read") for file in files])
     found = [
         ("lost", file.name, _lost(there.get(file.name), file.size))
         for file in files

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from catalog import Catalog
 from catalog.errors import CatalogUnusable, InvalidQuestion
 from catalog.index import reconcile as settle
+from catalog.store.local import LocalStore
 from catalog.verify.report import KINDS, Finding, Verification
 from functionfuse.storage.filestorage import FileStorage
 from functionfuse.testing import Buffer, Note, NoteSerializer
@@ -259,6 +261,7 @@ def test_another_blob_of_the_same_id(storage: FileStorage) -> None:
 FORGING = """
 import pickle, sys, xxhash
 from pathlib import Path
+from typing import Any
 from msgspec.structs import replace
 from catalog.format.footer import close_blob, read_footer
 from catalog.format.json_text import to_json
@@ -326,6 +329,30 @@ def test_orphans(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (root_of(storage) / each.done.removeprefix("moved to ")).exists()
     assert found(storage.catalog.verify()) == {}
     assert storage.read_task("v", "note") == [Note("one"), Note("two")]
+
+
+def test_a_link_in_the_place_of_a_side_folder_is_an_orphan(storage: FileStorage, tmp_path: Path) -> None:
+    """A link that is called as a side folder is told, and what it leads to is not looked at."""
+    noted(storage)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "own").write_bytes(b"nobody's business")
+    (root_of(storage) / "v" / "bigdata" / ID).symlink_to(tmp_path / "elsewhere")
+    assert found(storage.catalog.verify()) == {"orphans": [f"v/bigdata/{ID}"]}
+
+
+def test_a_side_folder_that_may_not_be_read_is_unchecked(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Side files of which this user may not even know the names are neither lost nor damaged."""
+    noted(storage)
+    declared = sorted(relative(storage, path) for path in side_files(storage))
+    listed = LocalStore.ls
+
+    def refused(self: LocalStore, prefix: str, deep: bool = True) -> Any:
+        if deep and "/bigdata/" in prefix:
+            raise PermissionError(13, "Permission denied", prefix)
+        return listed(self, prefix, deep)
+
+    monkeypatch.setattr(LocalStore, "ls", refused)
+    assert found(storage.catalog.verify()) == {"unchecked": declared}
 
 
 def test_other_side_files_are_left_alone(storage: FileStorage) -> None:
