@@ -12,24 +12,22 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct, convert
 from msgspec.structs import replace
 
 from catalog.errors import DamagedFooter
 from catalog.format.ids import is_id
+from catalog.format.layout import LARGEST, BufferPlace, Size, check_places, place_of
 from catalog.format.names import from_text, to_text
 
-_LARGEST = (1 << 63) - 1  # BIGINT
 _DEEPEST = 100  # arrays and objects in one another; values that are stored have 32
-_ALIGNMENT = 64  # bytes: where buffers begin
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII).fullmatch
 _DIGEST = r"\A(xxh3:[0-9a-f]{32}|(?!xxh3:)[0-9a-z][0-9a-z-]*:[0-9a-f]+)\Z"
 
-_Size = Annotated[int, Meta(ge=0, le=_LARGEST)]
-_Integer = Annotated[int, Meta(ge=-_LARGEST, le=_LARGEST)]
+_Integer = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
 
 
 class SideFile(Struct, frozen=True):
@@ -46,7 +44,7 @@ class SideFile(Struct, frozen=True):
     """
 
     name: str
-    size: _Size
+    size: Size
     digest: Annotated[str, Meta(pattern=_DIGEST)] | None = None
 
 
@@ -66,34 +64,9 @@ class SideList(Struct, frozen=True):
     """
 
     name: str
-    size: _Size
-    files: _Size
-    bytes: _Size
-
-
-class BufferPlace(NamedTuple):
-    """Where a buffer lies in a blob.
-
-    Attributes
-    ----------
-    offset, size : int
-        Bytes, as it is stored.
-    logical_size : int
-        Bytes before it was compressed.
-    codec : str or None
-        How it is compressed; None if it is not.
-    frames : tuple of int
-        Bytes of each compressed frame.
-    width : int
-        Bytes of each of the numbers in it.
-    """
-
-    offset: int
-    size: int
-    logical_size: int
-    codec: str | None = None
-    frames: tuple[int, ...] = ()
-    width: int = 1
+    size: Size
+    files: Size
+    bytes: Size
 
 
 class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -195,7 +168,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     user: str | None = None
     pid: _Integer | None = None
     python: str | None = None
-    stream: _Size | None = None
+    stream: Size | None = None
     buffers: tuple[tuple[Any, ...], ...] = ()
 
     @property
@@ -212,16 +185,12 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     @property
     def places(self) -> tuple[BufferPlace, ...]:
         """Where the buffers are; they follow the stream without overlap, up to the end of the body."""
-        return tuple(map(_place, self.buffers))
+        return tuple(map(place_of, self.buffers))
 
     @property
     def saved_by_packing(self) -> int:
         """Bytes by which the buffers were greater before they were compressed."""
         return sum(place.logical_size - place.size for place in self.places)
-
-
-class _Invalid(ValueError):
-    """What is wrong with a member."""
 
 
 def decode(text: bytes, body_size: int, plain: bool) -> Record:
@@ -253,8 +222,8 @@ def decode(text: bytes, body_size: int, plain: bool) -> Record:
         _check_ids_names_and_time(record)
         _check_layout(record, body_size, plain)
         record = _with_names_of_side_files(record)
-        if body_size + record.side_size + record.saved_by_packing > _LARGEST:
-            raise _Invalid("the sizes that it declares are larger than any storage")
+        if body_size + record.side_size + record.saved_by_packing > LARGEST:
+            raise ValueError("the sizes that it declares are larger than any storage")
     except ValueError as error:
         raise DamagedFooter(f"the footer's record is invalid: {error}") from error
     return record
@@ -265,11 +234,11 @@ def parsed(text: bytes) -> dict[str, Any]:
     try:
         members = _parse(text.decode("ascii"))
     except RecursionError as error:
-        raise _Invalid("it is nested too deep") from error
+        raise ValueError("it is nested too deep") from error
     if type(members) is not dict:
-        raise _Invalid("it is no JSON object")
+        raise ValueError("it is no JSON object")
     if text.count(b"[") + text.count(b"{") > _DEEPEST and _is_deep(members):
-        raise _Invalid("it is nested too deep")
+        raise ValueError("it is nested too deep")
     if b"\\ud" in text.lower():  # surrogates: as pairs they are text
         json.dumps(members, ensure_ascii=False).encode()
     return members
@@ -284,18 +253,18 @@ def side_file(about: dict[str, Any]) -> SideFile:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _Invalid("a member is there twice")
+        raise ValueError("a member is there twice")
     return members
 
 
 def _no_number(text: str) -> None:
-    raise _Invalid(f"{text} is no JSON")
+    raise ValueError(f"{text} is no JSON")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if math.isinf(number):
-        raise _Invalid(f"a number is too large: {text[:40]}")
+        raise ValueError(f"a number is too large: {text[:40]}")
     return number
 
 
@@ -321,73 +290,44 @@ def _check_ids_names_and_time(record: Record) -> None:
     for name in ("blob_id", "replaces", "run_id"):
         value = getattr(record, name)
         if value is not None and not is_id(value):
-            raise _Invalid(f"{name} is {_shown(value)}, not a UUIDv7 of a year before 9999")
+            raise ValueError(f"{name} is {_shown(value)}, not a UUIDv7 of a year before 9999")
     for name in ("workflow", "task"):
         if not is_name(value := getattr(record, name)):
-            raise _Invalid(f"{name} is {_shown(value)}, not a name")
+            raise ValueError(f"{name} is {_shown(value)}, not a name")
     if not _is_time(record.saved_at):
-        raise _Invalid(f"saved_at is {_shown(record.saved_at)}, not a time in UTC of a year from 1970 to 9998")
+        raise ValueError(f"saved_at is {_shown(record.saved_at)}, not a time in UTC of a year from 1970 to 9998")
 
 
 def _with_names_of_side_files(record: Record) -> Record:
     about = record.side_list
     if about is not None:
         if record.side_files:
-            raise _Invalid("its side files are listed in the footer and in a file")
+            raise ValueError("its side files are listed in the footer and in a file")
         return replace(record, side_list=replace(about, name=_path(about.name)))
     if not record.side_files:
         return record
     files = tuple(SideFile(_path(file.name), file.size, file.digest) for file in record.side_files)
     if len({file.name for file in files}) != len(files):
-        raise _Invalid("a side file is there twice")
+        raise ValueError("a side file is there twice")
     return replace(record, side_files=files)
 
 
 def _check_layout(record: Record, body_size: int, plain: bool) -> None:
     if (record.stream is None) != (not record.buffers):
-        raise _Invalid("the length of the stream goes with places of buffers")
+        raise ValueError("the length of the stream goes with places of buffers")
     if record.stream is None:
         if plain and len(record.serializers) != 1:
-            raise _Invalid("it declares more than the one pickle stream that the trailer speaks of")
+            raise ValueError("it declares more than the one pickle stream that the trailer speaks of")
         return
     if plain:
-        raise _Invalid("it declares more than the one pickle stream that the trailer speaks of")
-    end = record.stream
-    for place in record.places:
-        if place.offset < end or place.offset % _ALIGNMENT:
-            raise _Invalid(f"a buffer is at {place.offset}, where {end} bytes come before it")
-        end = place.offset + place.size
-    if end != body_size:
-        raise _Invalid(f"the buffers end at {end} of {body_size} bytes")
-
-
-class _Packed(Struct, array_like=True, forbid_unknown_fields=True):
-    """The place of a compressed buffer, as a footer has it."""
-
-    offset: _Size
-    size: _Size
-    logical_size: _Size
-    codec: str
-    frames: tuple[_Size, ...]
-    width: Annotated[int, Meta(ge=1, le=_LARGEST)]
-
-
-def _place(values: tuple[Any, ...]) -> BufferPlace:
-    if len(values) == 2:
-        offset, size = convert(values, tuple[_Size, _Size])
-        return BufferPlace(offset, size, size)
-    packed = convert(values, _Packed)
-    if sum(packed.frames) != packed.size:
-        raise _Invalid(f"the frames of a buffer of {packed.size} bytes have {sum(packed.frames)}")
-    if packed.logical_size % packed.width:
-        raise _Invalid(f"a buffer of {packed.logical_size} bytes has items of {packed.width}")
-    return BufferPlace(packed.offset, packed.size, packed.logical_size, packed.codec, packed.frames, packed.width)
+        raise ValueError("it declares more than the one pickle stream that the trailer speaks of")
+    check_places(record.places, record.stream, body_size)
 
 
 def _path(text: str) -> str:
     """Return the name of a side file, which does not lead out of its folder."""
     if not is_name(text) or "\0" in (name := from_text(text)) or not {"", ".", ".."}.isdisjoint(name.split("/")):
-        raise _Invalid(f"a side file cannot be called {_shown(text)}")
+        raise ValueError(f"a side file cannot be called {_shown(text)}")
     return name
 
 
