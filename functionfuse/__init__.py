@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from functionfuse._file import File
 from functionfuse.workflow import task, workflow
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "task",
     "workflow",
+    "File",
     "LocalWorkflow",
     "RayWorkflow",
     "GraphWorkflow",

@@ -4,7 +4,31 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Declared(NamedTuple):
+    """What its author says about a function that no analysis can know.
+
+    Attributes
+    ----------
+    version : str or int, optional
+        Another version is other code.
+    ignore : tuple of str
+        Arguments that make no difference to the result.
+    depends : tuple
+        Functions, classes, values and files that it uses besides what it is seen to reach.
+    own : tuple of str
+        Modules and packages that are the user's own code though they are installed.
+    """
+
+    version: str | int | None = None
+    ignore: tuple[str, ...] = ()
+    depends: tuple[Any, ...] = ()
+    own: tuple[str, ...] = ()
+
+
+NOTHING_DECLARED = Declared()
 
 
 class Task:
@@ -20,21 +44,26 @@ class Task:
         What the names of the nodes begin with.
     storable : bool
         Whether results may be stored.
+    declared : Declared
+        What the decorator was told.
     """
 
-    __slots__ = ("code", "func", "methods", "name", "numbers", "storable")
+    __slots__ = ("code", "declared", "func", "methods", "name", "numbers", "storable")
 
-    def __init__(self, func: Callable[..., Any], code: Any, name: str, storable: bool) -> None:
+    def __init__(
+        self, func: Callable[..., Any], code: Any, name: str, storable: bool, declared: Declared = NOTHING_DECLARED
+    ) -> None:
         self.func = func
         self.code = code
         self.name = name
         self.storable = storable
+        self.declared = declared
         self.numbers = itertools.count()
         self.methods: dict[str, Task] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Decorated functions of __main__ are pickled by value, and counters are not picklable.
-        return Task, (self.func, self.code, self.name, self.storable)
+        return Task, (self.func, self.code, self.name, self.storable, self.declared)
 
     def method(self, name: str) -> Task:
         """Return what the nodes of one method of this class have in common.
@@ -54,7 +83,8 @@ class Task:
                 f"class {self.name} has no method {name!r}: a stand-in has only the methods of its class, "
                 "no properties, special methods or attributes of the object. Read those in a decorated function"
             )
-        return Task(MethodCall(name), getattr(found, "__func__", found), f"{self.name}.{name}", storable=False)
+        code = getattr(found, "__func__", found)
+        return Task(MethodCall(name), code, f"{self.name}.{name}", storable=False, declared=self.declared)
 
 
 class MethodCall:

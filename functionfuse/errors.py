@@ -12,6 +12,7 @@ FunctionFuseError
 │   ├── NoSuchNode (LookupError)       a pattern that no node's name matches
 │   ├── NotRun (RuntimeError)          the result of a node that no run has reached
 │   ├── StaleResult (RuntimeError)     a stored result is older than its code or inputs (on_stale="error")
+│   ├── InputChanged (RuntimeError)    a file was another one when the node started than when the run was planned
 │   └── InfeasibleResources (RuntimeError)  no node of the cluster can ever run it
 ├── StorageError                       a result could not be kept or given back
 │   ├── InvalidConfiguration (ValueError)   unknown kind or option
@@ -88,6 +89,10 @@ class NotRun(WorkflowError, RuntimeError):
 
 class StaleResult(WorkflowError, RuntimeError):
     """A stored result was made by other code or from other inputs."""
+
+
+class InputChanged(WorkflowError, RuntimeError):
+    """A file that is an argument of a node changed between the plan of a run and the start of the node."""
 
 
 class InfeasibleResources(WorkflowError, RuntimeError):

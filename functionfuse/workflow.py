@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, Protocol, overload
 
 from functionfuse._arguments import Reference, nodes_in, references_in, role_of
-from functionfuse._task import Task
+from functionfuse._task import NOTHING_DECLARED, Declared, Task
 from functionfuse.errors import InvalidArgument, InvalidName, NotRun
 
 _sequence = itertools.count()
@@ -140,6 +140,11 @@ class Node(_NotIterable):
     def code(self) -> Any:
         """What the node's code is: the undecorated function, the class, or the method's function."""
         return self._task.code
+
+    @property
+    def declared(self) -> Declared:
+        """What the decorator was told about the function."""
+        return self._task.declared
 
     @property
     def storable(self) -> bool:
@@ -326,13 +331,39 @@ def workflow(func: type) -> Callable[..., StandIn]: ...  # type: ignore[overload
 def workflow(func: Callable[..., Any]) -> Callable[..., Node]: ...
 
 
-def workflow(func: Callable[..., Any]) -> Callable[..., Any]:
+@overload
+def workflow(
+    *,
+    version: str | int | None = None,
+    ignore: Iterable[str] = (),
+    depends: Iterable[Any] = (),
+    own: Iterable[str] = (),
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]: ...
+
+
+def workflow(
+    func: Callable[..., Any] | None = None,
+    *,
+    version: str | int | None = None,
+    ignore: Iterable[str] = (),
+    depends: Iterable[Any] = (),
+    own: Iterable[str] = (),
+) -> Callable[..., Any]:
     """Make a function or class a part of workflows: calling it makes a node, and runs nothing.
 
     Parameters
     ----------
     func : callable or type
-        A function, any other callable, or a class.
+        A function, any other callable, or a class. Without it, as in
+        ``@workflow(version=2)``, what is returned decorates.
+    version : str or int, optional
+        Another version makes stored results stale: for what is not seen in the code, such as a program that it calls.
+    ignore : iterable of str
+        Arguments that make no difference to the result, as ``n_jobs``.
+    depends : iterable
+        Functions, classes, values and `File` that the function uses besides what its code is seen to reach.
+    own : iterable of str
+        Modules and packages whose code counts though they are installed.
 
     Returns
     -------
@@ -355,13 +386,29 @@ def workflow(func: Callable[..., Any]) -> Callable[..., Any]:
     >>> add(add(1, 2), 3).parents
     [<Node 'add_0000'>]
     """
+    declared = _declared(version, ignore, depends, own)
+    if func is None:
+        return lambda func: _decorated(func, declared)
+    return _decorated(func, declared)
+
+
+def _declared(version: str | int | None, *lists: Iterable[Any]) -> Declared:
+    for name, given in zip(("ignore", "depends", "own"), lists, strict=True):
+        if isinstance(given, str):
+            raise InvalidArgument(f"{name} is a list, as {name}=[{given!r}], not the string {given!r}")
+    if version is None and not any(lists):
+        return NOTHING_DECLARED
+    return Declared(version, *map(tuple, lists))
+
+
+def _decorated(func: Callable[..., Any], declared: Declared) -> Callable[..., Any]:
     if not callable(func):
         raise InvalidArgument(
             f"only functions and classes can be decorated, not {func!r} of type {type(func).__name__}"
         )
     if undecorated(func) is not func:
         return func
-    decorated = _class_decorator(func) if isinstance(func, type) else _function_decorator(func)
+    decorated = _class_decorator(func, declared) if isinstance(func, type) else _function_decorator(func, declared)
     setattr(decorated, _DECORATED, func)
     return decorated
 
@@ -370,8 +417,8 @@ def workflow(func: Callable[..., Any]) -> Callable[..., Any]:
 task = workflow
 
 
-def _function_decorator(func: Callable[..., Any]) -> Callable[..., Node]:
-    task = Task(func, func, _qualname(func), storable=True)
+def _function_decorator(func: Callable[..., Any], declared: Declared) -> Callable[..., Node]:
+    task = Task(func, func, _qualname(func), True, declared)
 
     # A plain function, so that pickle refers to it by name and cloudpickle can take it by value.
     def make_node(*args: Any, **kwargs: Any) -> Node:
@@ -380,8 +427,8 @@ def _function_decorator(func: Callable[..., Any]) -> Callable[..., Node]:
     return functools.update_wrapper(make_node, func)
 
 
-def _class_decorator(cls: type) -> Callable[..., StandIn]:
-    task = Task(cls, cls, cls.__qualname__, storable=False)
+def _class_decorator(cls: type, declared: Declared) -> Callable[..., StandIn]:
+    task = Task(cls, cls, cls.__qualname__, False, declared)
 
     def make_stand_in(*args: Any, **kwargs: Any) -> StandIn:
         return StandIn(Node(task, args, kwargs))

@@ -69,6 +69,27 @@ class SideList(Struct, frozen=True):
     bytes: Size
 
 
+class CodeParts(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What is known of the code besides its fingerprint; nothing of it is a column of the catalog.
+
+    Attributes
+    ----------
+    known : str or None
+        One fingerprint over all that the result comes from and that has one, where `lineage` is null.
+    unknown : sequence of str
+        Arguments, globals and other values that have none, by their names as text.
+    parts : mapping of str to str
+        A short digest, or the value, of each function and value that the code uses, by its name as text.
+    packages : mapping of str to str
+        The version of each installed package that the code uses.
+    """
+
+    known: str | None = None
+    unknown: tuple[str, ...] | None = None
+    parts: dict[str, str] | None = None
+    packages: dict[str, str] | None = None
+
+
 class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Where a result comes from, as the run that computed it knows.
 
@@ -87,6 +108,8 @@ class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         Seconds.
     details : mapping
         Where it was computed, on Ray.
+    code : CodeParts or None
+        What else is known of the code.
     """
 
     run_id: str | None = None
@@ -98,6 +121,7 @@ class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     scheme: str | None = None
     duration: _Integer | float | None = None
     details: Any = None
+    code: CodeParts | None = None
 
     def is_of_same_call(self, other: Origin) -> bool:
         """Tell whether a result comes from the same call in the same run, however long it took and where."""
@@ -115,7 +139,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         The names as text (`catalog.format.names.to_text`).
     replaces : str or None
         The blob that it was saved over.
-    run_id, function, code_fingerprint, lineage, inputs, parents, scheme, duration, details
+    run_id, function, code_fingerprint, lineage, inputs, parents, scheme, duration, details, code
         As of `Origin`.
     type : str or None
         Of the result, by its full name.
@@ -154,6 +178,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     scheme: str | None = None
     duration: _Integer | float | None = None
     details: Any = None
+    code: CodeParts | None = None
     type: str | None = None
     summary: Any = None
     value: Any = None

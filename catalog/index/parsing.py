@@ -26,7 +26,7 @@ _EXPRESSIONS = {
 _BATCH_FIELDS = ", ".join(_EXPRESSIONS.get(column.name, f'row."{column.name}"') for column in BATCH)
 
 # What only blobs need to tell: a compacted journal does without.
-_OF_BLOBS = ("lineage", "scheme", "side_files", "side_list", "side_digest")
+_OF_BLOBS = ("lineage", "scheme", "code", "side_files", "side_list", "side_digest")
 _KNOWN = ", ".join(f"'{name}'" for name in (*(column.name for column in BATCH), *_OF_BLOBS))
 
 

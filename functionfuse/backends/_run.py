@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from functionfuse._task import MethodCall
-from functionfuse.backends._provenance import Provenance
+from functionfuse.backends._provenance import Doubt, Provenance
 from functionfuse.backends._stale import stale_message
 from functionfuse.backends._warning import warn
 from functionfuse.baseworkflow import BaseWorkflow
@@ -99,6 +99,7 @@ class Run(ABC):
         self._kept = {node for node in self._nodes if self._is_kept(node)}
         self._results: dict[Node, Any] = {}
         self._footers: dict[Node, Footer] = {}
+        self._of_other_format: list[str] = []  # names of nodes whose blobs have no footer
         self.run_id = new_id()
         self._noted: BaseException | None = None
         self._is_recorded = True  # unless that fails
@@ -209,7 +210,7 @@ class Run(ABC):
         for node in plan.restore & self._footers.keys():
             reason = self._provenance.staleness(node, self._footers[node])
             known = self._footers[node].known
-            if reason is None and known and known.lineage and not computed.isdisjoint(node.parents):
+            if reason is None and known and known.scheme and not computed.isdisjoint(node.parents):
                 reason = "a result that it was computed from is computed anew"
             if reason is not None:
                 outdated[node] = reason
@@ -268,7 +269,9 @@ class Run(ABC):
         """Take note of a stored result that is used."""
         assert self._provenance is not None
         self.restored += 1
-        if footer is not None:
+        if footer is None:
+            self._of_other_format.append(node.get_name())
+        else:
             self._footers[node] = footer
             self._provenance.use(node, footer)
 
@@ -303,8 +306,32 @@ class Run(ABC):
         for node in self._nodes:
             node._outcome = self
         _log.info("workflow %r %s: %d computed, %d restored", self._name, status, self.computed, self.restored)
+        if self._provenance is not None and plan.compute:
+            self._provenance.look_again()
         if status == "finished":  # otherwise an exception is on its way, which no warning may replace
+            self._tell_of_doubt()
             self._warn_of_stale()
+
+    def _tell_of_doubt(self) -> None:
+        """Say once a run which restored results may be fresh or not, for all that anybody knows."""
+        if self._settings.on_stale == "ignore" or self._provenance is None:
+            return
+        names: dict[Doubt, list[str]] = {}
+        for node, footer in self._footers.items():
+            doubt = self._provenance.doubt(node, footer)
+            if doubt is not None:
+                names.setdefault(doubt, []).append(node.get_name())
+        names.update({Doubt.OTHER_FORMAT: self._of_other_format} if self._of_other_format else {})
+        for doubt, doubtful in names.items():
+            _log.log(
+                logging.INFO if doubt is Doubt.UNKNOWN_INPUT else logging.WARNING,
+                "%d results of workflow %r are restored, and whether they are what their nodes would give now is not "
+                "known: %s (%r). run(recompute=...) computes them anew",
+                len(doubtful),
+                self._name,
+                doubt.value,
+                doubtful[0],
+            )
 
     def _warn_of_stale(self) -> None:
         footers, self._footers = self._footers, {}

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from functionfuse._arguments import nodes_in
 from functionfuse._task import MethodCall
 from functionfuse.backends._copying import Pickled, is_fixed, is_iterator_type
-from functionfuse.backends._provenance import parameters
+from functionfuse.backends._node_code import parameters
 from functionfuse.backends._run import is_method_of
 from functionfuse.fingerprint import of_value
 from functionfuse.workflow import Node
@@ -281,7 +281,7 @@ def _described(user: Node | None, result: Node) -> str:
 
 def _argument(user: Node, result: Node) -> str:
     """Return the name of the first argument of a node in which there is a result."""
-    names = parameters(user.code)
+    names = parameters(user.code)[0]
     for position, value in enumerate(user.args):
         if result in nodes_in(value):
             return names[position] if position < len(names) else f"*{position}"

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
-from functionfuse.fingerprint._bytecode import Bytecode
-from functionfuse.fingerprint._code import assigned_by, functions_of
+from functionfuse.fingerprint._bytecode import bytecode_of
+from functionfuse.fingerprint._parts import assigned_by, functions_of
 
 _ATOMS = (bool, int, float, complex, str, bytes, frozenset, enum.Enum, type(None))
 _DEFINITE = (*_ATOMS, tuple, type, FunctionType, functools.partial, MethodType)  # all others can change
@@ -104,7 +104,7 @@ class _Comparison:
 
     def _functions(self, own: FunctionType, other: FunctionType) -> bool:
         return (
-            self._code(Bytecode(own.__code__), Bytecode(other.__code__))
+            _runs(own) == _runs(other)
             and self.values(own.__defaults__, other.__defaults__)
             and self._named(own.__kwdefaults__ or {}, other.__kwdefaults__ or {})
             and self.all(_captured(own), _captured(other))
@@ -113,19 +113,10 @@ class _Comparison:
     def _named(self, own: dict[str, Any], other: dict[str, Any]) -> bool:
         return own.keys() == other.keys() and all(self.values(own[name], other[name]) for name in own)
 
-    def _code(self, own: Bytecode, other: Bytecode) -> bool:
-        return (
-            own.instructions == other.instructions
-            and own.shape() == other.shape()
-            and own.code.co_names == other.code.co_names
-            and len(own.constants) == len(other.constants)
-            and all(map(self._constants, own.constants, other.constants))
-        )
 
-    def _constants(self, own: Any, other: Any) -> bool:
-        if isinstance(own, Bytecode) and isinstance(other, Bytecode):
-            return self._code(own, other)
-        return self.values(own, other)
+def _runs(function: FunctionType) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    bytecode = bytecode_of(function.__code__)
+    return bytecode.digest, bytecode.chains
 
 
 def _captured(function: FunctionType) -> list[Any]:

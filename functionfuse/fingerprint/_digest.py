@@ -24,7 +24,7 @@ import xxhash
 
 #: How code, values and lineages become fingerprints. Those of another scheme cannot be compared: a change of what is
 #: hashed, or how, takes another name. Of this one are also those in blobs of formats 1 and 2, which do not say so.
-SCHEME = "bytecode-1"
+SCHEME = "closure-1"
 PYTHON = f"py{sys.version_info[0]}.{sys.version_info[1]}"
 _VERSIONS = re.compile(r"(py\d+\.\d+(?:\+py\d+\.\d+)*):")
 

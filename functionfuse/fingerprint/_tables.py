@@ -60,7 +60,9 @@ def _series_values(walk: Walk, series: Any) -> str:
 
 @family("pandas", "Index")
 def _index(walk: Walk, value: Any) -> str:
-    return digest("pandas.Index", (walk.token(list(value.names)), _values(walk, value.array)))
+    frequency = getattr(value, "freqstr", None)  # of times: `shift` and resampling go by it
+    parts = [walk.token(list(value.names)), _values(walk, value.array)]
+    return digest("pandas.Index", parts if frequency is None else [*parts, ascii(frequency)])
 
 
 @family("pandas", "RangeIndex")
@@ -156,9 +158,15 @@ _PANDAS: dict[str, Callable[[Walk, Any], str]] = {
 
 @family("pyarrow", "Table", "RecordBatch")
 def _arrow_table(walk: Walk, value: Any) -> str:
-    # The schema's metadata, where pandas writes its version, is no part of what a table equals.
     columns = (walk.token(column) for column in value.columns)
-    return digest(short_name(type(value)), (walk.token(value.schema.names), *columns))
+    fields = (_metadata(walk, field.metadata) for field in value.schema)
+    parts = (walk.token(value.schema.names), _metadata(walk, value.schema.metadata), *fields, *columns)
+    return digest(short_name(type(value)), parts)
+
+
+def _metadata(walk: Walk, metadata: dict[bytes, bytes] | None) -> str:
+    # Not where pandas writes its version.
+    return walk.token(sorted((key, value) for key, value in (metadata or {}).items() if key != b"pandas"))
 
 
 @family("pyarrow", "Array")
@@ -180,10 +188,36 @@ def _arrow_values(walk: Walk, kind: Any, chunks: list[Any]) -> str:
     if types.is_primitive(kind) and kind.bit_width in _FIXED_WIDTH:
         numbers = sys.modules["pyarrow"].type_for_alias(f"int{kind.bit_width}")
         return _fixed_width_token(chunks, lambda chunk: chunk.view(numbers))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_map(kind):
+        return _arrow_lists(walk, kind, chunks)
+    if types.is_struct(kind):
+        return _arrow_structs(walk, kind, chunks)
     lists = (part.to_pylist() for chunk in chunks for part in _slices(chunk))
     if types.is_string(kind) or types.is_large_string(kind):
         return _text_token(lists)
     return items_token(walk, (item for part in lists for item in part))
+
+
+def _arrow_lists(walk: Walk, kind: Any, chunks: list[Any]) -> str:
+    # Not by Python objects, which cut off nanoseconds: the lengths, null by null, and the elements end to end.
+    arrow = sys.modules["pyarrow"]
+    if arrow.types.is_map(kind):
+        items = arrow.list_(arrow.struct([("key", kind.key_type), ("value", kind.item_type)]))
+        chunks, kind = [chunk.cast(items) for chunk in chunks], items
+    lengths = [sys.modules["pyarrow.compute"].list_value_length(chunk).cast("int64") for chunk in chunks]
+    counts = _fixed_width_token(lengths, lambda chunk: chunk)
+    elements = _arrow_values(walk, kind.value_type, [chunk.flatten() for chunk in chunks])
+    return digest("lists", (counts, ascii(str(kind.value_type)), elements))
+
+
+def _arrow_structs(walk: Walk, kind: Any, chunks: list[Any]) -> str:
+    nulls = content_of_chunks(chunk.is_null().to_numpy(zero_copy_only=False) for chunk in chunks)
+    columns = [chunk.flatten() for chunk in chunks]
+    fields = (
+        f"{field.name!a}\n{_arrow_values(walk, field.type, [column[number] for column in columns])}"
+        for number, field in enumerate(kind)
+    )
+    return digest("structs", (nulls, *fields))
 
 
 def _fixed_width_token(chunks: list[Any], as_integers: Callable[[Any], Any]) -> str:
@@ -222,4 +256,14 @@ def _polars_values(walk: Walk, series: Any) -> str:
     if str(numbers.dtype) in _POLARS_NUMBERS:
         nulls = bytes_of(series.is_null().to_numpy())
         return digest("fixed", (bytes_of(numbers.fill_null(0).to_numpy()), nulls))
+    if isinstance(series.dtype, polars.Array):
+        series = series.arr.to_list()
+    if isinstance(series.dtype, polars.List):
+        # Not by Python objects, which cut off nanoseconds.
+        lengths = series.list.len()
+        elements = series.filter(lengths > 0).explode()
+        return digest("lists", (_polars_values(walk, lengths), _polars_values(walk, elements)))
+    if isinstance(series.dtype, polars.Struct):
+        fields = (f"{name!a}\n{_polars_values(walk, series.struct.field(name))}" for name in series.struct.fields)
+        return digest("structs", (bytes_of(series.is_null().to_numpy()), *fields))
     return items_token(walk, (item for part in _slices(series) for item in part.to_list()))

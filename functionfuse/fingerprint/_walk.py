@@ -11,9 +11,14 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from functionfuse.fingerprint._digest import digest, resting_on, versions
+from functionfuse.fingerprint._digest import PYTHON, digest, resting_on, versions
+from functionfuse.fingerprint._own import shown_module
+
+if TYPE_CHECKING:
+    from functionfuse.fingerprint._closure import Closure
 
 Handler = Callable[["Walk", Any], str]
 Special = Mapping[type, Callable[[Any], "str | None"]]
@@ -61,12 +66,13 @@ def family(package: str, *names: str) -> Callable[[Handler], Handler]:
 
 def type_name(kind: type) -> str:
     """Return the full name of a class."""
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return f"{shown_module(kind.__module__)}.{kind.__qualname__}"
 
 
-def type_token(kind: type) -> str:
-    """Return the token of a class as a value: its name. Its code is `of_function`'s business."""
-    return digest("type", (ascii(type_name(kind)),))
+def is_wrapper(func: Any) -> bool:
+    """Tell whether an object passes on calls to its ``__wrapped__``."""
+    # Not by `hasattr`, which some objects answer as they like: a mock, a module that loads lazily, a remote handle.
+    return "__wrapped__" in getattr(func, "__dict__", ()) or hasattr(type(func), "__wrapped__")
 
 
 def short_name(kind: type) -> str:
@@ -101,12 +107,16 @@ class Walk:
     ----------
     special : Mapping of type to callable
         Exact types whose fingerprint the caller gives.
+    closure : Closure, optional
+        With it, objects of the user's own classes count with the code of their
+        class; without, by its name.
     """
 
-    __slots__ = ("basis", "lowest", "path", "rewalks", "seen", "special", "steps")
+    __slots__ = ("basis", "closure", "lowest", "path", "rewalks", "seen", "special", "steps")
 
-    def __init__(self, special: Special) -> None:
+    def __init__(self, special: Special, closure: Closure | None = None) -> None:
         self.special = special
+        self.closure = closure
         self.basis: frozenset[str] = frozenset()  # the Python versions whose bytecode was met
         self.path: dict[int, int] = {}
         # Address -> the object, which an entry keeps alive so that no other can get its address; and
@@ -126,7 +136,7 @@ class Walk:
         if kind in LEAVES:
             return LEAVES[kind](value)
         if isinstance(value, type):
-            return type_token(value)
+            return self.of_class(value)
         return self.visit(value, NODES.get(kind) or _find(kind))
 
     def visit(self, value: Any, handler: Handler) -> str:
@@ -160,6 +170,18 @@ class Walk:
         self.rewalks += 1
         if self.rewalks > _MAX_REWALKS:
             raise Unknown("too many cycles")
+
+    def of_class(self, cls: type) -> str:
+        """Return the token of a class: its name, with the code of own ones where that counts."""
+        if self.closure is not None and self.closure.owner.owns(cls.__module__):
+            self.basis |= {PYTHON}
+            # What is unknown in the class, as a lock that all of its objects share, does not make them unknown.
+            return digest("class", (ascii(cls.__qualname__), self.closure.code(self.closure.part_of(cls)).known))
+        return digest("type", (ascii(type_name(cls)),))
+
+    def of_module(self, module: ModuleType) -> str:
+        """Return the token of a module: its name."""
+        return digest("module", (ascii(module.__name__),))
 
     def _given(self, fingerprint: str | None) -> str:
         if fingerprint is None:

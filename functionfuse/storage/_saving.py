@@ -120,6 +120,7 @@ def _write(writer: BlobWriter, target: Target, obj: Any, origin: Origin, replace
         scheme=origin.scheme,
         duration=origin.duration,
         details=origin.details,
+        code=origin.code,
         type=described.type,
         summary=Raw(described.summary),
         value=Raw(described.value),

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from catalog.format.events import Kind, event_line
 from catalog.format.footer import Footer
 from catalog.format.ids import new_id
-from catalog.format.names import to_text
-from catalog.format.record import Origin, Record
+from catalog.format.names import from_text, to_text
+from catalog.format.record import CodeParts, Origin, Record
 from catalog.journal.base import Publication
 from catalog.journal.open import journal_of
 from catalog.store.base import Store
@@ -32,7 +32,19 @@ from functionfuse.storage._options import Options
 from functionfuse.storage._reading import Restored
 from functionfuse.storage._translate import EDGE, at_the_edge, named
 
-__all__ = ["Footer", "InvalidPickle", "Kind", "Origin", "Record", "Restored", "Storage", "new_id", "to_text"]
+__all__ = [
+    "CodeParts",
+    "Footer",
+    "InvalidPickle",
+    "Kind",
+    "Origin",
+    "Record",
+    "Restored",
+    "Storage",
+    "from_text",
+    "new_id",
+    "to_text",
+]
 
 # What backends need of the catalog's records they have from here: this module is the one place that meets the catalog.
 

@@ -25,6 +25,7 @@ FLOORS = (
         "workflow",
         "baseworkflow",
         "_arguments",
+        "_file",
         "_html",
         "_progress",
         "_ray",
