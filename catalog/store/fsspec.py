@@ -118,7 +118,7 @@ class FsspecStore(ObjectStore):
             raise FileExistsError(f"{self.root}/{key} is there already")
         self.put(key, data)
 
-    def delete(self, key: str, tag: str = "") -> bool:
+    def delete_object(self, key: str, tag: str) -> bool:
         """Delete an object."""
 
         def remove() -> None:

@@ -99,6 +99,10 @@ class ObjectStore(Store):
     def upload(self, key: str) -> Upload:
         """Begin a large object."""
 
+    @abstractmethod
+    def delete_object(self, key: str, tag: str) -> bool:
+        """Delete an object, as `delete` does."""
+
     def reason(self, error: Exception) -> CatalogUnusable | None:
         """Return what an error means that will not pass, if that is known."""
         if isinstance(error, PermissionError):
@@ -241,6 +245,13 @@ class ObjectStore(Store):
         if not key.startswith(CATALOG_FOLDER):  # which a question writes to, and does not claim
             self.prepare("")
         return ObjectWriter(self, key)
+
+    def delete(self, key: str, tag: str = "") -> bool:
+        """Delete an object, and forget what was prefetched of it."""
+        try:
+            return self.delete_object(key, tag)
+        finally:
+            self.drop_prefetched(key)
 
     def move(self, key: str, to: str, tag: str) -> None:
         """Give an object another key, by a copy within the place."""

@@ -116,7 +116,7 @@ class S3Store(ObjectStore):
         except Changed:
             raise FileExistsError(f"{self.root}/{key} is there already") from None
 
-    def delete(self, key: str, tag: str = "") -> bool:
+    def delete_object(self, key: str, tag: str) -> bool:
         """Delete an object; servers that know no condition are asked just before."""
         if not tag:
             return self._call(lambda: self._ask("delete_object", Key=self._prefix + key))[1]
@@ -127,7 +127,7 @@ class S3Store(ObjectStore):
         except CatalogUnusable as error:
             if not isinstance(error.__cause__, _NoConditions):
                 raise
-            return self.delete(key)
+            return self.delete_object(key, "")
 
     def copy(self, key: str, to: str, tag: str) -> None:
         """Copy an object, in parts if it is larger than one request takes."""

@@ -217,13 +217,16 @@ def test_map_keeps_the_order(store: Store) -> None:
 
 
 def test_prefetching(store: Store) -> None:
-    """What is fetched before it is needed is what is there, also if it was written anew meanwhile."""
+    """What is fetched before it is needed is what is there, also if it was written anew or deleted meanwhile."""
     for number in range(20):
         write(store, f"w/{number}", b"old")
     with store.prefetch([f"w/{number}" for number in range(20)]):
         write(store, "w/7", b"new")
-        found = [bytes(store.load(f"w/{number}")) for number in range(20)]
-    assert found == [b"new" if number == 7 else b"old" for number in range(20)]
+        store.delete("w/8")
+        with pytest.raises(FileNotFoundError):
+            store.load("w/8")
+        found = [bytes(store.load(f"w/{number}")) for number in range(20) if number != 8]
+    assert found == [b"new" if number == 7 else b"old" for number in range(20) if number != 8]
 
 
 def test_it_pickles(store: Store) -> None:
