@@ -187,7 +187,7 @@ def test_fingerprints_name_their_scheme(storage: FileStorage) -> None:
     local.set_storage(storage)
     local.run()
     storage.save("w", "t", 1)
-    assert storage.footer("run", "t").record.scheme == "bytecode-1"
+    assert storage.footer("run", "t").record.scheme == "closure-1"
     assert b"scheme" not in storage.footer("w", "t").text
 
 
