@@ -43,6 +43,9 @@ class Kind(str, Enum):
     PIN = "pin"
     UNPIN = "unpin"
 
+    def __str__(self) -> str:
+        return str(self.value)
+
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """An event that is no save; its members are in the order of the line, those that are None are not written.

@@ -1038,7 +1038,7 @@ def test_a_cycle_is_refused_before_anything_runs(storage: FileStorage, tmp_path:
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("leaves", [(), (3,), (step,), ([named("a")],)], ids=["none", "int", "decorated", "list"])
+@pytest.mark.parametrize("leaves", [(), (3,), (step,), ({named("a")},)], ids=["none", "int", "decorated", "set"])
 def test_no_leaf_or_a_foreign_one_is_refused(leaves: tuple[Any, ...]) -> None:
     """A workflow of nothing, or of what no decorated function returned, cannot be made."""
     with pytest.raises(InvalidLeaf):
