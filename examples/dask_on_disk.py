@@ -46,7 +46,7 @@ def show(folder: str, gib: float) -> None:
     # The highest mark of this program alone: that of `getrusage` begins with the process that started it.
     status = Path("/proc/self/status").read_text().splitlines()
     (peak,) = (int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
-    size = sum(file["size"] for file in storage.footer("noise", "raw").record["side_files"])
+    size = sum(file.size for file in storage.footer("noise", "raw").record.side_files)
     print(f"Saved {size / 2**30:.2f} GiB; at most {peak:.0f} MiB were in memory.")
     print(f"A slice of shape {part.shape} has the mean {part.mean():.3f}.")
 
