@@ -17,6 +17,7 @@ import itertools
 import operator
 import threading
 from collections.abc import Callable, Iterable
+from types import EllipsisType
 from typing import Any, NoReturn, Protocol, overload
 
 from functionfuse._arguments import Reference, nodes_in, references_in, role_of
@@ -342,7 +343,7 @@ def workflow(
 
 
 def workflow(
-    func: Callable[..., Any] | None = None,
+    func: Callable[..., Any] | EllipsisType = ...,
     *,
     version: str | int | None = None,
     ignore: Iterable[str] = (),
@@ -387,7 +388,7 @@ def workflow(
     [<Node 'add_0000'>]
     """
     declared = _declared(version, ignore, depends, own)
-    if func is None:
+    if func is ...:  # None is a mistake: a name that was meant to be a function
         return lambda func: _decorated(func, declared)
     return _decorated(func, declared)
 
