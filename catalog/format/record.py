@@ -18,8 +18,8 @@ from msgspec import Meta, Struct, convert
 from msgspec.structs import replace
 
 from catalog.errors import DamagedFooter
+from catalog.format.buffers import LARGEST, BufferPlace, Size, check_places, place_of
 from catalog.format.ids import is_id
-from catalog.format.layout import LARGEST, BufferPlace, Size, check_places, place_of
 from catalog.format.names import from_text, to_text
 
 _DEEPEST = 100  # arrays and objects in one another; values that are stored have 32

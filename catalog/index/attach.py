@@ -18,7 +18,7 @@ from catalog.index.lock import IndexUnavailable, Lock
 from catalog.index.schema import CREATE, SCHEMA_VERSION
 from catalog.index.small_tables import SmallTables
 from catalog.journal.view import StorageView
-from catalog.store import regular
+from catalog.store import regular_files
 
 if TYPE_CHECKING:
     import duckdb
@@ -93,7 +93,7 @@ def attach_for_reading(path: str, lock: Lock, view: StorageView, storage: str) -
     """Attach an index beside others that read it; None if it cannot be used, or a fold would write to it."""
     import duckdb
 
-    if not regular.is_file(path):
+    if not regular_files.is_file(path):
         return None
     try:
         return _attach(path, lock, view, storage, reads_only=True)

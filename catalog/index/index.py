@@ -1,7 +1,7 @@
 """The index: a DuckDB file that is only a cache of journal and blobs.
 
 It lies in the storage, where any DuckDB can open it, or is a private one where that cannot be
-(`catalog.index.place`). It is attached for the time of a question, behind a lock between processes
+(`catalog.index.location`). It is attached for the time of a question, behind a lock between processes
 (`catalog.index.lock`), and rebuilt when it is missing, damaged, or another storage's (`catalog.index.attach`).
 """
 
@@ -18,13 +18,13 @@ from catalog.index.damage import QueryFailed, is_damaged, may_tell_of_damage
 from catalog.index.engine import engine, instance, renew
 from catalog.index.fold import Fold, Refreshed
 from catalog.index.history import History
+from catalog.index.location import private_paths, report_once, shared_path
 from catalog.index.lock import IndexUnavailable, Lock
 from catalog.index.opening import Access, Opening
-from catalog.index.place import private_paths, report_once, shared_path
 from catalog.index.question import Question
 from catalog.journal.compaction import Compacted, Compaction
 from catalog.journal.view import StorageView, known_identity
-from catalog.store import regular
+from catalog.store import regular_files
 from catalog.store.base import Store
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Index:
         """
         storage = known_identity(self._store)
         paths = private_paths(self._store.address, storage) if storage else iter(())
-        path = next(filter(regular.is_file, paths), None)
+        path = next(filter(regular_files.is_file, paths), None)
         if path is None:
             yield None
             return

@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from catalog.format.ids import new_id
-from catalog.store import regular
+from catalog.store import regular_files
 
 _MARK = 36  # bytes: an id
 _PATIENCE = 5.0  # seconds to wait for other processes' questions, nearly all of which take milliseconds
@@ -49,7 +49,7 @@ class Lock:
         self._path = path
         self._is_held = False
         try:
-            self._handle = regular.open_file(path, os.O_RDWR | os.O_CREAT, mode)
+            self._handle = regular_files.open_file(path, os.O_RDWR | os.O_CREAT, mode)
         except OSError as error:  # another user's
             raise IndexUnavailable(f"{path} cannot be opened for writing: {error.strerror}") from error
 

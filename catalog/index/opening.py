@@ -13,8 +13,8 @@ from catalog.index.attach import Attached, attach, attach_for_reading, delete
 from catalog.index.engine import engine
 from catalog.index.fold import Refreshed
 from catalog.index.history import History
+from catalog.index.location import clear, mode_of, share_with_folder
 from catalog.index.lock import Lock
-from catalog.index.place import clear, mode_of, share_with_folder
 from catalog.journal.compaction import Compaction
 from catalog.journal.view import StorageView
 

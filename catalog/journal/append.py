@@ -26,7 +26,7 @@ from weakref import WeakValueDictionary
 from catalog.format.ids import new_id
 from catalog.format.names import CATALOG_FOLDER
 from catalog.journal.base import JOURNAL_FOLDER, SEGMENT_SUFFIX, Journal, Publication
-from catalog.store import regular
+from catalog.store import regular_files
 from catalog.store.base import Store
 from catalog.store.sync import sync_folder
 
@@ -181,11 +181,11 @@ class LocalJournal(Journal):
     def _open(self) -> tuple[_Segment, int]:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
         segment = _segments.get((self._pid, self._folder))
-        if segment is None or segment.is_over() or not regular.is_file(segment.path):
-            regular.make_folders(self._store.root, JOURNAL_FOLDER)
+        if segment is None or segment.is_over() or not regular_files.is_file(segment.path):
+            regular_files.make_folders(self._store.root, JOURNAL_FOLDER)
             segment = _Segment(f"{self._folder}/{new_id()}{SEGMENT_SUFFIX}", time.clock_gettime(_CLOCK))
             flags |= os.O_CREAT | os.O_EXCL
-        self._handle = regular.open_file(segment.path, flags)
+        self._handle = regular_files.open_file(segment.path, flags)
         self._segment = _segments[self._pid, self._folder] = segment
         return segment, self._handle
 

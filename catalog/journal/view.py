@@ -17,7 +17,7 @@ from catalog.format.names import CATALOG_FOLDER
 from catalog.journal.base import JOURNAL_FOLDER, RETIRED_FOLDER, SEGMENT_SUFFIX
 from catalog.journal.open import journal_of
 from catalog.journal.segments import Segment, appended, is_compacted, name_of, uploaded
-from catalog.store import regular
+from catalog.store import regular_files
 from catalog.store.base import Entry, Listing, OpenFile, Store
 from catalog.store.identity import IDENTITY_FILE, ensure_identity, read_identity
 
@@ -193,7 +193,7 @@ class StorageView:
         """Open one of the journal's Parquet files; `FileNotFoundError` if it was merged into another meanwhile."""
         path = f"{self.root}/{JOURNAL_FOLDER}/{name}"
         if self.store.is_local:
-            return open(path, "rb", opener=regular.open_file)
+            return open(path, "rb", opener=regular_files.open_file)
         file = io.BytesIO(self.store.get(f"{JOURNAL_FOLDER}/{name}"))
         file.name = path
         return file

@@ -21,7 +21,7 @@ from catalog.format.side_files import DamagedList, declared
 from catalog.store.base import Store, Unreadable
 from catalog.store.blobs import blob_at
 from catalog.store.reading import content_of
-from catalog.store.regular import open_file
+from catalog.store.regular_files import open_file
 from catalog.store.verified import fault_of
 
 if TYPE_CHECKING:

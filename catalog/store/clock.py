@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from catalog.format.ids import new_id
 from catalog.format.names import CATALOG_FOLDER
-from catalog.store import regular
+from catalog.store import regular_files
 
 _FOLDER = f"{CATALOG_FOLDER}/tmp"
 _FRESH = 60.0  # seconds for which this machine's steady clock carries on what was asked
@@ -38,12 +38,12 @@ def now_ns(root: str) -> int:
 
 
 def _ask(root: str) -> int:
-    if not regular.is_folder(f"{root}/{CATALOG_FOLDER}"):
+    if not regular_files.is_folder(f"{root}/{CATALOG_FOLDER}"):
         raise FileNotFoundError(root)  # a question makes no storage
-    regular.make_folders(root, _FOLDER)
+    regular_files.make_folders(root, _FOLDER)
     path = f"{root}/{_FOLDER}/{new_id()}"
     try:
-        handle = regular.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        handle = regular_files.open_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             return os.fstat(handle).st_mtime_ns
         finally:

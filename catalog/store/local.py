@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from catalog.errors import CatalogUnusable
 from catalog.format.ids import new_id
 from catalog.format.names import CATALOG_FOLDER, SIDE_FOLDER
-from catalog.store import clock, regular
+from catalog.store import clock, regular_files
 from catalog.store.base import Changed, Entry, Listing, Store, Tail, Unreadable
 from catalog.store.identity import claim_identity
 from catalog.store.local_file import LocalFile, tag_of
@@ -72,7 +72,7 @@ class LocalStore(Store):
 
     def open(self, key: str, is_read_whole: bool = False) -> LocalFile:
         """Open a regular file."""
-        handle = regular.open_file(self._path(key))
+        handle = regular_files.open_file(self._path(key))
         try:
             return LocalFile(handle)
         except BaseException:
@@ -85,7 +85,7 @@ class LocalStore(Store):
         A small file is read. A larger one is mapped, and copied page by page where it is written to; it stays valid
         when it is removed. Unless it is to be mapped, it is read too.
         """
-        handle = regular.open_file(self._path(key))
+        handle = regular_files.open_file(self._path(key))
         try:
             data = os.read(handle, _SMALL + 1)
             if len(data) > _SMALL:
@@ -113,7 +113,7 @@ class LocalStore(Store):
         waiting = [(top, folder)]
         while waiting:
             path, below = waiting.pop()
-            for found in regular.entries(path):
+            for found in regular_files.entries(path):
                 key = f"{below}/{found.name}" if below else found.name
                 if path == top and not found.name.startswith(head):
                     continue
@@ -128,13 +128,13 @@ class LocalStore(Store):
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the regular files in a folder."""
-        found = regular.entries(f"{self.root}/{folder}") if self._is_reached(f"{folder}/") else ()
+        found = regular_files.entries(f"{self.root}/{folder}") if self._is_reached(f"{folder}/") else ()
         return [each.name for each in found if each.name[0] != "." and each.is_file(follow_symlinks=False)]
 
     def folders(self) -> list[tuple[str, int]]:
         """Return the folders of workflows, and when their entries last changed."""
         found = []
-        for entry in regular.entries(self.root):
+        for entry in regular_files.entries(self.root):
             if entry.name[0] != ".":
                 with suppress(OSError):  # removed meanwhile, or a loop of links
                     if entry.is_dir():
@@ -150,9 +150,9 @@ class LocalStore(Store):
         """Yield the paths of files, none of which is a link."""
         paths = [f"{self.root}/{key}" for key in keys]
         for key, path in zip(keys, paths, strict=True):
-            if not regular.is_file(path):
+            if not regular_files.is_file(path):
                 if os.path.lexists(path):
-                    raise Unreadable(f"{path} is {regular.kind_of(path)}, and no regular file")
+                    raise Unreadable(f"{path} is {regular_files.kind_of(path)}, and no regular file")
                 raise FileNotFoundError(path)
             if not self._is_reached(key):
                 raise Unreadable(f"a link leads to {path} out of the workflow's folder")
@@ -167,15 +167,17 @@ class LocalStore(Store):
         """
         try:
             claim_identity(self)
-            regular.make_workflow_folder(f"{self.root}/{folder}")
+            regular_files.make_workflow_folder(f"{self.root}/{folder}")
             for own in (f"{CATALOG_FOLDER}/journal", own_folder()):
-                regular.make_folders(self.root, own)
+                regular_files.make_folders(self.root, own)
             if not self._prepared:
                 sweep(self.root)
             self._prepared.add(folder)
         except (FileExistsError, NotADirectoryError) as error:
-            path = regular.in_the_way(error.filename)
-            message = f"{path} is {regular.kind_of(path)} where a folder is needed: move it away, or use another path"
+            path = regular_files.in_the_way(error.filename)
+            message = (
+                f"{path} is {regular_files.kind_of(path)} where a folder is needed: move it away, or use another path"
+            )
             raise CatalogUnusable(error.errno, message) from error
         except OSError as error:
             message = f"{self.root} cannot be written ({error.strerror or error}): choose another path"
@@ -185,7 +187,7 @@ class LocalStore(Store):
         """Tell whether journal and index may be written by this user."""
         folder = f"{self.root}/{CATALOG_FOLDER}"
         if os.path.lexists(folder):
-            return regular.is_folder(folder) and os.access(folder, os.W_OK | os.X_OK)
+            return regular_files.is_folder(folder) and os.access(folder, os.W_OK | os.X_OK)
         return os.access(self.root, os.W_OK | os.X_OK)
 
     def require_writable(self, folder: str) -> None:
@@ -198,7 +200,7 @@ class LocalStore(Store):
         """Return a new file, whose folder is made if this process does not know it yet."""
         folder = key.rpartition("/")[0]
         if folder.partition("/")[0] == CATALOG_FOLDER:  # which a question writes to, and does not claim
-            return LocalWriter(self.root, key, lambda: regular.make_folders(self.root, folder))
+            return LocalWriter(self.root, key, lambda: regular_files.make_folders(self.root, folder))
         if folder not in self._prepared:
             self.prepare(folder)
         return LocalWriter(self.root, key, lambda: self.prepare(folder))
@@ -206,8 +208,8 @@ class LocalStore(Store):
     def put(self, key: str, data: bytes) -> bool:
         """Write a durable file, over the one that is there."""
         folder = os.path.dirname(key)
-        regular.make_folders(self.root, folder)
-        writer = LocalWriter(self.root, key, lambda: regular.make_folders(self.root, folder))
+        regular_files.make_folders(self.root, folder)
+        writer = LocalWriter(self.root, key, lambda: regular_files.make_folders(self.root, folder))
         try:
             writer.open()
             writer.write([data])
@@ -239,7 +241,7 @@ class LocalStore(Store):
     def _written(self, key: str, data: bytes) -> Iterator[str]:
         """Have a temporary file beside a key."""
         folder, _, name = key.rpartition("/")
-        regular.make_folders(self.root, folder)
+        regular_files.make_folders(self.root, folder)
         temporary = f"{self.root}/{folder}/.{name}.{new_id()}.tmp"
         try:
             with open(temporary, "xb") as file:
@@ -267,14 +269,14 @@ class LocalStore(Store):
         """Give a file a second name: its content is there once, and is never changed in place."""
         path = self._path(key)
         self._require_tag(key, tag)
-        regular.make_folders(self.root, os.path.dirname(to))
+        regular_files.make_folders(self.root, os.path.dirname(to))
         os.link(path, f"{self.root}/{to}", follow_symlinks=False)
 
     def move(self, key: str, to: str, tag: str) -> None:
         """Move a file."""
         self._rename(key, to)
         if self._tag_of(to) != tag:  # it was overwritten just before
-            regular.give_back(f"{self.root}/{to}", f"{self.root}/{key}")
+            regular_files.give_back(f"{self.root}/{to}", f"{self.root}/{key}")
             raise Changed
 
     def move_all(self, key: str, to: str) -> None:
@@ -293,7 +295,7 @@ class LocalStore(Store):
 
     def _rename(self, key: str, to: str) -> None:
         path = self._path(key)
-        regular.make_folders(self.root, os.path.dirname(to))
+        regular_files.make_folders(self.root, os.path.dirname(to))
         os.rename(path, f"{self.root}/{to}")
 
     def remove_folder(self, folder: str) -> None:
@@ -315,9 +317,9 @@ class LocalStore(Store):
     def unchanged_for(self, key: str) -> float:
         """Return for how long nothing changed."""
         top = f"{self.root}/{key}"
-        newest = regular.changed_ns(top)
-        for folder, folders, files in regular.walk(top):
-            newest = max([newest, *(regular.changed_ns(os.path.join(folder, name)) for name in folders + files)])
+        newest = regular_files.changed_ns(top)
+        for folder, folders, files in regular_files.walk(top):
+            newest = max([newest, *(regular_files.changed_ns(os.path.join(folder, name)) for name in folders + files)])
         return (clock.now_ns(self.root) - newest) / 1e9
 
     def now(self) -> float:
@@ -331,15 +333,15 @@ class LocalStore(Store):
         top, _, below = key.partition("/")
         folder = os.path.dirname(below)
         if top == CATALOG_FOLDER:
-            return regular.are_folders(self.root, os.path.dirname(key))
-        return not folder or regular.are_folders(f"{self.root}/{top}", folder)
+            return regular_files.are_folders(self.root, os.path.dirname(key))
+        return not folder or regular_files.are_folders(f"{self.root}/{top}", folder)
 
     def _path(self, key: str) -> str:
         """Return the path of a key; `NotRegular` if its folder is gone, or a link leads to it."""
         path = f"{self.root}/{key}"
         is_deep = key.count("/") > 1 or key.startswith(CATALOG_FOLDER)  # else only a workflow's folder is on the way
         if is_deep and not self._is_reached(key):
-            raise regular.NotRegular(errno.ENOENT, "its folder is gone, or a link", path)
+            raise regular_files.NotRegular(errno.ENOENT, "its folder is gone, or a link", path)
         return path
 
     def _tag_of(self, key: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from catalog.format.names import CATALOG_FOLDER
-from catalog.store import clock, regular
+from catalog.store import clock, regular_files
 from catalog.store.sync import sync_path
 
 #: Where temporaries are, inside the storage's folder.
@@ -51,7 +51,7 @@ class LocalWriter:
         try:
             self._handle = os.open(self._path, _NEW, 0o666)
         except FileNotFoundError:
-            regular.make_folders(self._root, os.path.dirname(self._name))
+            regular_files.make_folders(self._root, os.path.dirname(self._name))
             self._handle = os.open(self._path, _NEW, 0o666)
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
@@ -152,7 +152,7 @@ def sweep(root: str) -> None:
     root : str
         The storage's folder.
     """
-    for folder, _, names in regular.walk(f"{root}/{TEMPORARY_FOLDER}"):
+    for folder, _, names in regular_files.walk(f"{root}/{TEMPORARY_FOLDER}"):
         for name in names:
             path = os.path.join(folder, name)
             with suppress(FileNotFoundError):

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import xxhash
 
 from catalog.errors import DamagedFooter, NewerFormat, NotABlob
+from catalog.format.buffers import BufferPlace
 from catalog.format.footer import Footer, footer_from, read_footer
-from catalog.format.layout import BufferPlace
 from catalog.format.record import Record
 from catalog.format.side_files import Declaration, declare
 from catalog.store.base import OpenFile, Store, Writer

@@ -30,9 +30,9 @@ from functionfuse.serializers._defaults import Default
 from functionfuse.serializers.base import Serializer, Statistics
 from functionfuse.storage import _own_classes
 from functionfuse.storage._arrays import array_reducers
+from functionfuse.storage._byte_shuffle import plane_width
 from functionfuse.storage._compression import Buffer
 from functionfuse.storage._lazy import LAZY, lazy_reducers
-from functionfuse.storage._planes import plane_width
 from functionfuse.storage._substitutes import SUBSTITUTES
 from functionfuse.storage._trial import may_fail, text_of, try_to_load
 

@@ -19,7 +19,7 @@ import zstandard
 
 from catalog.store.memory import anonymous
 from functionfuse.errors import InvalidPickle
-from functionfuse.storage._planes import from_planes, in_planes
+from functionfuse.storage._byte_shuffle import from_planes, in_planes
 
 #: Bytes of a buffer in each frame.
 FRAME = 1 << 20

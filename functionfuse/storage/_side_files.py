@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from catalog.format.names import SIDE_FOLDER
 from catalog.format.record import Record, SideFile
-from catalog.store import regular
+from catalog.store import regular_files
 from catalog.store.base import Store
 from catalog.store.sync import sync_path
 from catalog.store.verified import fault_of
@@ -153,14 +153,14 @@ class SideFolder(SideFiles):
         if not set(mode) & set("wax"):
             try:
                 if self._is_reached(path):
-                    return open(path, mode, opener=regular.open_file)
-                raise regular.NotRegular(errno.ENOENT, "its folder is gone, or a link", path)
+                    return open(path, mode, opener=regular_files.open_file)
+                raise regular_files.NotRegular(errno.ENOENT, "its folder is gone, or a link", path)
             except FileNotFoundError as error:
-                reason = f": {error.strerror}" if isinstance(error, regular.NotRegular) else ""
+                reason = f": {error.strerror}" if isinstance(error, regular_files.NotRegular) else ""
                 raise SideFileMissing(f"the side file {path} is gone{reason}") from error
         self._digests.pop(self._relative(path), None)
-        regular.make_folders(self._top, os.path.dirname(path)[len(self._top) + 1 :])
-        return open(path, mode, opener=regular.open_file)
+        regular_files.make_folders(self._top, os.path.dirname(path)[len(self._top) + 1 :])
+        return open(path, mode, opener=regular_files.open_file)
 
     def note_digest(self, filename: str, size: int, digest: str) -> None:
         """Take note of the digest of a file that was hashed as it was written, so that it is not read again."""
@@ -178,8 +178,8 @@ class SideFolder(SideFiles):
         What was not hashed as it was written (HDF5 goes back and forth, others' serializers write as they like) is
         read once more, from memory: it was written just now.
         """
-        paths = (os.path.join(folder, name) for folder, _, names in regular.walk(self.path) for name in names)
-        found = [(self._relative(path), os.path.getsize(path)) for path in paths if regular.is_file(path)]
+        paths = (os.path.join(folder, name) for folder, _, names in regular_files.walk(self.path) for name in names)
+        found = [(self._relative(path), os.path.getsize(path)) for path in paths if regular_files.is_file(path)]
         return hashed(self.path, sorted(found), self._digests)
 
     def write(self, filename: str, data: bytes) -> None:
@@ -189,11 +189,11 @@ class SideFolder(SideFiles):
 
     def sync(self) -> None:
         """Have the file system put all that is in the folder on the medium, and its own name; none is no error."""
-        if not regular.is_folder(self.path):
+        if not regular_files.is_folder(self.path):
             return
-        for folder, _, names in regular.walk(self.path):
+        for folder, _, names in regular_files.walk(self.path):
             for name in names:
-                if regular.is_file(os.path.join(folder, name)):
+                if regular_files.is_file(os.path.join(folder, name)):
                     sync_path(os.path.join(folder, name))
             sync_path(folder)
         sync_path(os.path.dirname(self.path))
@@ -205,7 +205,7 @@ class SideFolder(SideFiles):
 
     def _is_reached(self, path: str) -> bool:
         """Tell whether there is the folder of a path, and no link leads out of the workflow's to it."""
-        return regular.are_folders(self._top, os.path.dirname(path)[len(self._top) + 1 :])
+        return regular_files.are_folders(self._top, os.path.dirname(path)[len(self._top) + 1 :])
 
     def _relative(self, path: str) -> str:
         return path[len(self.path) + 1 :]
@@ -223,7 +223,7 @@ def _delete_tree(path: str) -> None:
     `shutil.rmtree` works on descriptors, and where Ctrl-C strikes as it closes one, it closes that number again: of a
     file, perhaps, that another thread has opened meanwhile.
     """
-    for folder, folders, files in regular.walk(path):
+    for folder, folders, files in regular_files.walk(path):
         for name in (*files, *folders):
             _delete(os.path.join(folder, name))
     _delete(path)
@@ -231,7 +231,7 @@ def _delete_tree(path: str) -> None:
 
 def _delete(path: str) -> None:
     with suppress(OSError):
-        os.rmdir(path) if regular.is_folder(path) else os.unlink(path)
+        os.rmdir(path) if regular_files.is_folder(path) else os.unlink(path)
 
 
 class SideObjects(SideFiles):

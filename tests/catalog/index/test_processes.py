@@ -16,8 +16,8 @@ import duckdb
 import pytest
 
 from catalog import Catalog
+from catalog.index import location
 from catalog.index import lock as locking
-from catalog.index import place
 from functionfuse.storage.filestorage import FileStorage
 from workshop import index_of, root_of, run_python, running_python, say, task_names, task_rows, wait_for
 
@@ -200,7 +200,7 @@ def test_an_index_that_another_program_has_open(
     """While a foreign program holds the index, a private one answers at once; that is said once a process."""
     storage.save("w", "a", 1)
     expected = task_rows(storage.catalog)
-    place._reported.clear()
+    location._reported.clear()
     with held(storage, how), caplog.at_level(logging.WARNING, "functionfuse.catalog"):
         assert task_rows(storage.catalog) == expected
         storage.save("w", "b", 2)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import InvalidQuestion
+from catalog.index import location
 from catalog.index import lock as locking
-from catalog.index import place
 from catalog.index.lock import Lock
 from functionfuse.storage.filestorage import FileStorage
 from workshop import index_of, root_of, run_python, running_python, task_names, task_rows, wait_for
@@ -77,7 +77,7 @@ def asked_elsewhere(storage: FileStorage, seconds: float) -> Iterator[None]:
 @pytest.fixture
 def quiet(storage: FileStorage, caplog: pytest.LogCaptureFixture) -> Iterator[FileStorage]:
     """Return a storage with two results, whose questions must log nothing: no private index answers them."""
-    place._reported.clear()
+    location._reported.clear()
     for name in ("a", "b"):
         storage.save("w", name, 1)
     assert storage.list_tasks("w") == ["a", "b"]

@@ -11,7 +11,7 @@ from catalog.format.names import CATALOG_FOLDER
 from catalog.index.lock import IndexUnavailable
 from catalog.index.schema import SCHEMA_VERSION
 from catalog.journal.view import StorageView
-from catalog.store import cache, regular
+from catalog.store import cache, regular_files
 
 FILE = "catalog.duckdb"
 
@@ -24,7 +24,7 @@ def shared_path(view: StorageView) -> str:
     if not view.is_writable():
         raise IndexUnavailable(f"{view.root} is not writable")
     path = os.path.join(view.root, CATALOG_FOLDER, FILE)
-    if not regular.is_folder(os.path.dirname(path)):
+    if not regular_files.is_folder(os.path.dirname(path)):
         raise IndexUnavailable(f"{os.path.dirname(path)} cannot be made")
     return path
 
@@ -63,10 +63,10 @@ def share_with_folder(path: str) -> None:
 def clear(path: str) -> None:
     """Remove a link or the like in the place of an index; `IndexUnavailable` for a folder."""
     for each in (path, f"{path}.wal"):
-        if os.path.lexists(each) and not regular.is_file(each):
-            if regular.is_folder(each):
+        if os.path.lexists(each) and not regular_files.is_file(each):
+            if regular_files.is_folder(each):
                 raise IndexUnavailable(f"{each} is a folder")
-            _log.warning("%s was %s, and is removed", each, regular.kind_of(each))
+            _log.warning("%s was %s, and is removed", each, regular_files.kind_of(each))
             os.unlink(each)
 
 
