@@ -162,11 +162,11 @@ class Provenance:
 
     def doubt(self, node: Node, footer: Footer) -> Doubt | None:
         """Return why nobody can tell whether a stored result is what its node would give; None if somebody can."""
-        record = footer.known
-        before = _lineage_of(record) if record else None
-        if record is None or before is None:
+        origin = footer.origin  # alone: decoding the whole record takes longer than reading a small result
+        before = _lineage_of(origin)
+        if before is None:
             return Doubt.NO_LINEAGE
-        if record.scheme != SCHEME:
+        if origin.scheme != SCHEME:
             return Doubt.OTHER_SCHEME
         if not before.startswith((f"{_PYTHON}:", f"{_PYTHON}?")):
             return Doubt.OTHER_PYTHON
@@ -363,5 +363,5 @@ def _may_differ(before: str, now: str) -> bool:
     return kinds[0] == kinds[1] and before.rpartition(":")[2] != now.rpartition(":")[2]
 
 
-def _lineage_of(record: Record) -> str | None:
+def _lineage_of(record: Record | Origin) -> str | None:
     return record.lineage or (record.code.known if record.code else None)
