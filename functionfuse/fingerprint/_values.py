@@ -16,7 +16,18 @@ from functionfuse.fingerprint import _arrays, _files, _parts, _tables  # noqa: F
 from functionfuse.fingerprint._bytecode import bytecode_of
 from functionfuse.fingerprint._digest import content, digest
 from functionfuse.fingerprint._own import shown_module
-from functionfuse.fingerprint._walk import LEAVES, LITERALS, NAMED, Handler, Special, Walk, family, node, short_name
+from functionfuse.fingerprint._walk import (
+    LEAVES,
+    LITERALS,
+    NAMED,
+    Handler,
+    Special,
+    Unknown,
+    Walk,
+    family,
+    node,
+    short_name,
+)
 
 if TYPE_CHECKING:
     from functionfuse.fingerprint._closure import Closure
@@ -255,6 +266,8 @@ def _object(walk: Walk, value: Any) -> str:
 
 
 def _reduce(value: Any) -> Any:
+    if type(value).__module__ == "itertools":  # it changes as it is used; Python 3.12 warns, and 3.14 cannot pickle it
+        raise Unknown("an iterator")
     registered = copyreg.dispatch_table.get(type(value))
     return registered(value) if registered else value.__reduce_ex__(4)
 

@@ -279,7 +279,7 @@ def test_moments_before_1970(nepal: None) -> None:
     assert to_utc(numpy.datetime64("1969-07-20"), "since") == datetime(1969, 7, 19, 18, 30, tzinfo=timezone.utc)
 
 
-@pytest.mark.parametrize("nothing", [pandas.NaT, numpy.datetime64("NaT"), numpy.datetime64("NaT", "ns")])
+@pytest.mark.parametrize("nothing", [pandas.NaT, numpy.datetime64("NaT", "D"), numpy.datetime64("NaT", "ns")])
 def test_no_time_is_no_moment(nothing: Any) -> None:
     """NaT is refused by name."""
     with pytest.raises(InvalidQuestion, match="since is NaT"):
