@@ -21,7 +21,7 @@ from catalog.audit.destination import destination, is_same
 from catalog.audit.manifest import FORMAT, Lines, Manifest, digest_of_export
 from catalog.audit.parts import write_parts
 from catalog.audit.previous import Previous, previous
-from catalog.audit.working_file import ARROW, COLUMNS, PARTS, spool
+from catalog.audit.working_file import ARROW, COLUMNS, PARTS, write_working_file
 from catalog.errors import CatalogError, ExportRefused, InvalidQuestion
 from catalog.format.author import utc_text
 from catalog.format.columns import TABLES
@@ -115,7 +115,7 @@ def export(index: Index, root: str, place: str | os.PathLike[str], request: Requ
         before = previous(request.after, filters, request.storage_options)
     with _translated(place), target.workshop() as folder:
         rows = os.path.join(folder, "rows.parquet")
-        storage, segments = spool(index, rows, request.table, request.partition_by, wanted, before)
+        storage, segments = write_working_file(index, rows, request.table, request.partition_by, wanted, before)
         manifest = _manifest(request.table, filters, storage, root, before.digest, segments)
         made = os.path.join(folder, "made")
         written = write_parts(rows, made, manifest, request.partition_by)

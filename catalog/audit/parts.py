@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 1 << 16  # also the size of a row group
 
 
-def write_parts(spool: str, made: str, manifest: Manifest, by: str | None) -> dict[str, Manifest]:
+def write_parts(working_file: str, made: str, manifest: Manifest, by: str | None) -> dict[str, Manifest]:
     """Write the files of an export.
 
     Parameters
     ----------
-    spool : str
-        The working file (`catalog.audit.working_file.spool`).
+    working_file : str
+        The working file (`catalog.audit.working_file.write_working_file`).
     made : str
         The file, or the folder, to be made.
     manifest : Manifest
@@ -40,7 +40,7 @@ def write_parts(spool: str, made: str, manifest: Manifest, by: str | None) -> di
     """
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(spool) as file:
+    with pq.ParquetFile(working_file) as file:
         rows = _Rows(file)
         if by is None:
             whole = replace(manifest, rows=file.metadata.num_rows)

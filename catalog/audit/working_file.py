@@ -49,7 +49,7 @@ ARROW = {
 }
 
 
-def spool(
+def write_working_file(
     index: Index, path: str, table: str, by: str | None, wanted: Conditions, before: Previous
 ) -> tuple[str, dict[str, Lines]]:
     """Copy the rows of an export into a Parquet file, in their order, each with its ``row_hash`` and its ``part``.

@@ -70,15 +70,15 @@ def _known(title: str, root: str, index: Index) -> str:
     with index.as_last_asked() as connection:
         if connection is None:
             return html.page(title, root, "the catalog has not been asked yet")
-        return _told(title, root, connection, "when the catalog was last asked: ")
+        return _summary(title, root, connection, "when the catalog was last asked: ")
 
 
 def _asked(title: str, root: str, index: Index) -> str:
     with index.question() as (connection, _):
-        return _told(title, root, connection)
+        return _summary(title, root, connection)
 
 
-def _told(title: str, root: str, connection: duckdb.DuckDBPyConnection, when: str = "") -> str:
+def _summary(title: str, root: str, connection: duckdb.DuckDBPyConnection, when: str = "") -> str:
     ((workflows, results, size),) = connection.execute(_TOTALS).fetchall()
     each = connection.execute(_WORKFLOWS).fetchall()
     last = connection.execute(_LAST).fetchall()

@@ -309,10 +309,10 @@ class Run(ABC):
         if self._provenance is not None and plan.compute:
             self._provenance.look_again()
         if status == "finished":  # otherwise an exception is on its way, which no warning may replace
-            self._tell_of_doubt()
+            self._report_doubt()
             self._warn_of_stale()
 
-    def _tell_of_doubt(self) -> None:
+    def _report_doubt(self) -> None:
         """Say once a run which restored results may be fresh or not, for all that anybody knows."""
         if self._settings.on_stale == "ignore" or self._provenance is None:
             return
